@@ -1,0 +1,44 @@
+# Every target makes what it needs; `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test lint types layers pytest bench
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make install   .venv with the locked packages and the tilenode program"
+	@echo "make demo      the whole way on two nodes on this machine"
+	@echo "make test      lint, types, layer contracts and all tests"
+	@echo "make bench     one table of figures, each beside its reference"
+
+install: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tilenode needs Python 3.11 or newer (Debian: apt install python3 python3-venv)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+	@touch $(STAMP)
+
+demo: install
+	$(BIN)/tilenode demo
+
+test: install lint types layers pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+layers: install
+	$(BIN)/lint-imports --no-cache
+
+pytest: install
+	$(BIN)/python -m pytest
+
+bench: install
+	$(BIN)/python -m tests.bench

@@ -1,0 +1,1 @@
+"""Who: keys, did:key, signed notes, and where the secrets live."""

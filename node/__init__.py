@@ -1,0 +1,1 @@
+"""The running thing: daemon, network, inference, HTTP, command line."""

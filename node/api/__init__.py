@@ -1,0 +1,1 @@
+"""The HTTP APIs that clients expect, on loopback."""

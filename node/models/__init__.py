@@ -1,0 +1,1 @@
+"""Inference: the worker process and what schedules it."""

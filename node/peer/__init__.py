@@ -1,0 +1,1 @@
+"""One trio driver per feature that crosses to another device."""

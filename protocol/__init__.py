@@ -1,0 +1,1 @@
+"""The rules: formats and state machines, sans-IO and pure."""
