@@ -1,6 +1,6 @@
 """The demo model that a fresh node already offers: a small chat model, shipped as package data.
 
-The files beside this module are the whole model in the Hugging Face layout that mlx-lm loads. Importing this package imports
+The files in `weights/` are the whole model in the Hugging Face layout that mlx-lm loads. Importing this package imports
 neither mlx nor the training modules; those run only as programs (`python -m node.models.demo.train`, `… .evaluate`).
 """
 
