@@ -3,10 +3,181 @@
 The message says what failed, where and what was found; `hint` says what to do about it.
 
     NodeError
+    ├── HomeUnusable
+    ├── SettingsInvalid
+    ├── ApiAddressInvalid
+    ├── PortInUse
+    ├── IdentityMissing
+    ├── IdentityLost
+    ├── IdentityExists
+    ├── PassphraseUnreadable
+    ├── TerminalNeeded
+    ├── UsageInvalid
+    ├── NodeNotRunning
+    ├── NodeStartFailed
+    ├── NodeStopFailed
+    ├── ControlRequestInvalid
+    ├── ControlFailed
+    ├── Interrupted
+    └── DemoStepFailed
 """
+
+from pathlib import Path
 
 
 class NodeError(Exception):
     """Base of every error that `node` raises on purpose."""
 
     hint: str = ""
+
+
+class HomeUnusable(NodeError):
+    """The data root cannot be used."""
+
+    hint = "name another place: TILENODE_HOME=DIR tilenode …"
+
+    def __init__(self, directory: Path, reason: str) -> None:
+        super().__init__(f"data directory {directory}: {reason}")
+        self.directory = directory
+
+
+class SettingsInvalid(NodeError):
+    """The settings file is not what this version writes."""
+
+    hint = "move settings.json away; nickname and ports are asked again, no key is in it"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+
+
+class ApiAddressInvalid(NodeError):
+    """The API serves HOST:PORT on loopback only."""
+
+    hint = "use for example --api 127.0.0.1:11435, or port 0 for any free port"
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(f"API address {text!r}: {reason}")
+
+
+class PortInUse(NodeError):
+    """Another program holds the port."""
+
+    def __init__(self, what: str, address: str) -> None:
+        super().__init__(f"{what} {address}: the port is in use by another program")
+        self.address = address
+        flag = "--api 127.0.0.1:0" if what == "API" else "--listen /ip4/0.0.0.0/tcp/0"
+        self.hint = f"take any free port: tilenode serve {flag}"
+
+
+class IdentityMissing(NodeError):
+    """This home has no identity yet."""
+
+    hint = "make one: tilenode account create --nickname NAME"
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(f"no identity in {home}")
+
+
+class IdentityLost(NodeError):
+    """The home has data of an identity whose keys are gone; a new key is never made in its place."""
+
+    hint = "unlock or restore the place named here, or start afresh in another TILENODE_HOME"
+
+    def __init__(self, did: str, place: str) -> None:
+        super().__init__(f"the keys of {did} are not in {place} any more")
+
+
+class IdentityExists(NodeError):
+    """An identity is made once per home."""
+
+    hint = "rename it: tilenode account set-nickname NAME"
+
+    def __init__(self, did: str) -> None:
+        super().__init__(f"this home already has the identity {did}")
+
+
+class PassphraseUnreadable(NodeError):
+    """The passphrase's file or descriptor gives no passphrase."""
+
+    hint = "write it to a file that only you can read (chmod 600) and set TILENODE_PASSPHRASE_FILE to its path"
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"passphrase from {source}: {reason}")
+
+
+class TerminalNeeded(NodeError):
+    """Something would have to be asked, and there is no terminal to ask on."""
+
+    def __init__(self, question: str, hint: str) -> None:
+        super().__init__(f"{question}: there is no terminal to ask on")
+        self.hint = hint
+
+
+class UsageInvalid(NodeError):
+    """The command line asks for something that does not exist or does not fit together."""
+
+    def __init__(self, message: str, hint: str = "see: tilenode --help") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class NodeNotRunning(NodeError):
+    """No node answers on this home's control socket."""
+
+    hint = "start it: tilenode serve"
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(f"no node is running on {home}")
+
+
+class NodeStartFailed(NodeError):
+    """The node that was started in the background ended before it was ready."""
+
+    hint = "see what it says in the foreground: tilenode serve"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the node did not start: {reason}")
+
+
+class NodeStopFailed(NodeError):
+    """The node was told to stop and is still there."""
+
+    def __init__(self, pid: int, waited_s: float) -> None:
+        super().__init__(f"the node (process {pid}) is still running {waited_s:.0f} s after it was told to stop")
+        self.hint = f"end it: kill -9 {pid} (the next start repairs what is left)"
+
+
+class ControlRequestInvalid(NodeError):
+    """A request on the control socket is not one this version serves."""
+
+    hint = "stop the node and start it again, so that both sides have one version: tilenode stop"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"control request: {reason}")
+
+
+class ControlFailed(NodeError):
+    """The node answered with an error; kind, message, hint and exit code are its own."""
+
+    def __init__(self, kind: str, message: str, hint: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.hint = hint
+        self.exit_code = exit_code
+
+
+class Interrupted(NodeError):
+    """The person pressed Ctrl-C."""
+
+    def __init__(self) -> None:
+        super().__init__("interrupted")
+
+
+class DemoStepFailed(NodeError):
+    """One step of the demo was not verified."""
+
+    def __init__(self, step: str, reason: str, kept: Path) -> None:
+        super().__init__(f"demo step {step!r}: {reason}")
+        self.step = step
+        self.hint = f"the two nodes' log files are kept in {kept}"

@@ -1,0 +1,189 @@
+"""Where the node keeps things and how it is set up: the only module that reads the environment.
+
+Everything lives under one root, the home: `TILENODE_HOME`, else the platform's directory for user data.
+Parsed once into frozen values and passed down. Source: specs/0017-control-api.md §Home.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from node.errors import ApiAddressInvalid, HomeUnusable
+
+DEFAULT_API_HOST: Final = "127.0.0.1"
+# Not 11434: that is Ollama's, and both may run side by side.
+DEFAULT_API_PORT: Final = 11435
+DEFAULT_LISTEN: Final = "/ip4/0.0.0.0/tcp/0"
+# A Unix socket's path must fit sun_path: 108 bytes on Linux, 104 on macOS, the final zero included.
+MAX_SOCKET_PATH_BYTES: Final = 100
+PRIVATE_DIRECTORY_MODE: Final = 0o700
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the environment says about this run; nothing secret is ever taken from it."""
+
+    home: Path | None
+    passphrase_file: Path | None
+    color: bool
+    pager: str | None
+    runtime_directory: Path
+
+
+def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
+    """Return the settings in `environ`, by default the process's own environment."""
+    environ = os.environ if environ is None else environ
+    return Environment(
+        home=_path(environ.get("TILENODE_HOME")),
+        passphrase_file=_path(environ.get("TILENODE_PASSPHRASE_FILE")),
+        color=not environ.get("NO_COLOR") and environ.get("TERM") != "dumb",
+        pager=environ.get("PAGER"),
+        runtime_directory=_path(environ.get("XDG_RUNTIME_DIR")) or Path(tempfile.gettempdir()),
+    )
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text).expanduser() if text else None
+
+
+@dataclass(frozen=True)
+class Home:
+    """The places under one data root."""
+
+    root: Path
+    runtime_directory: Path
+
+    @property
+    def store(self) -> Path:
+        """The model store, an OCI image layout."""
+        return self.root / "store"
+
+    @property
+    def log(self) -> Path:
+        """This device's own transparency log."""
+        return self.root / "log"
+
+    @property
+    def evidence(self) -> Path:
+        """What is known about other devices' logs."""
+        return self.root / "evidence"
+
+    @property
+    def database(self) -> Path:
+        """The encrypted database: chats, peers, offers."""
+        return self.root / "node.db"
+
+    @property
+    def vault(self) -> Path:
+        """The passphrase vault, where no keychain holds the keys."""
+        return self.root / "vault"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one node that runs on this home."""
+        return self.root / "node.lock"
+
+    @property
+    def start_lock(self) -> Path:
+        """Held while a command starts the node, so that two commands start one node."""
+        return self.root / "start.lock"
+
+    @property
+    def token(self) -> Path:
+        """The bearer token for model management over TCP."""
+        return self.root / "token"
+
+    @property
+    def settings(self) -> Path:
+        """Nickname, DID, key place and last ports: nothing secret."""
+        return self.root / "settings.json"
+
+    @property
+    def logs(self) -> Path:
+        """The node's own log files, one JSON object a line."""
+        return self.root / "logs"
+
+    @property
+    def control_socket(self) -> Path:
+        """The Unix socket of the control API.
+
+        Inside the home; where that path is too long for a socket, in a private directory whose name is derived
+        from the home's path.
+        """
+        inside = self.root / "control.sock"
+        if len(os.fsencode(inside)) <= MAX_SOCKET_PATH_BYTES:
+            return inside
+        name = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
+        return self.runtime_directory / f"tilenode-{os.getuid()}-{name}" / "control.sock"
+
+
+def find_home(environment: Environment, override: Path | None = None) -> Home:
+    """Return the home: `override` (`--home`), else `TILENODE_HOME`, else the platform's directory."""
+    root = override or environment.home or _platform_home()
+    return Home(Path(os.path.abspath(root)), environment.runtime_directory)
+
+
+def _platform_home() -> Path:
+    # Imported here: most runs name their home, and `--help` should not pay for it.
+    from platformdirs import user_data_path
+
+    return user_data_path("tilenode", appauthor=False)
+
+
+def make_private_directory(directory: Path) -> None:
+    """Create `directory` (mode 0700) or accept it when it is this user's own and closed to others.
+
+    Raises:
+        HomeUnusable: it is a link, a file, another user's, or others may enter it and that cannot be changed.
+    """
+    try:
+        directory.mkdir(mode=PRIVATE_DIRECTORY_MODE, parents=True, exist_ok=True)
+        status = directory.stat(follow_symlinks=False) if not directory.is_symlink() else directory.stat()
+        if status.st_uid != os.getuid():
+            raise HomeUnusable(directory, f"belongs to user {status.st_uid}")
+        if status.st_mode & 0o077:
+            directory.chmod(PRIVATE_DIRECTORY_MODE)
+    except OSError as error:
+        raise HomeUnusable(directory, error.strerror or str(error)) from error
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a node is told at its start.
+
+    `listen_is_chosen` and `api_is_chosen` say that a person named the port: then a port in use is an error and
+    not a reason to take another one.
+    """
+
+    home: Home
+    listen: tuple[str, ...]
+    listen_is_chosen: bool
+    api_host: str
+    api_port: int
+    api_is_chosen: bool
+    passphrase: Callable[[], bytes] | None
+    may_use_keychain: bool
+    nickname: str | None = None
+    contact_interval_s: float = 30.0
+    stop_grace_s: float = 5.0
+
+
+def parse_api_address(text: str) -> tuple[str, int]:
+    """Return host and port of `HOST:PORT`; port 0 asks for any free port.
+
+    Only loopback is served: the API answers whoever reaches it.
+
+    Raises:
+        ApiAddressInvalid: not HOST:PORT, or not a loopback address.
+    """
+    host, separator, port = text.rpartition(":")
+    host = host.strip("[]")
+    if not separator or not port.isascii() or not port.isdecimal() or int(port) > 65535:
+        raise ApiAddressInvalid(text, "expected HOST:PORT")
+    if host not in ("127.0.0.1", "::1", "localhost"):
+        raise ApiAddressInvalid(text, f"{host or 'an empty host'} is not a loopback address")
+    return (DEFAULT_API_HOST if host == "localhost" else host), int(port)
