@@ -8,8 +8,23 @@ The message says what failed, where and what was found; `hint` says what to do a
     ├── FrameTooLarge
     ├── FrameTruncated
     ├── NotEncodable
+    ├── FeedError
+    │   ├── EntryInvalid
+    │   ├── EntrySignatureInvalid
+    │   └── ContentTooLarge
     ├── DigestInvalid
-    └── ModelNameInvalid
+    ├── ModelNameInvalid
+    ├── LogError
+    │   ├── EntryTooLarge
+    │   ├── TileInvalid
+    │   ├── CheckpointInvalid
+    │   ├── InclusionInvalid
+    │   ├── ConsistencyInvalid
+    │   └── EvidenceInvalid
+    └── ProvenanceInvalid
+        ├── EnvelopeInvalid
+        ├── StatementInvalid
+        └── LogEntryInvalid
 """
 
 
@@ -79,3 +94,115 @@ class FieldInvalid(ProtocolError):
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+
+
+class FeedError(ProtocolError):
+    """Something is wrong with an entry of a feed."""
+
+
+class EntryInvalid(FeedError):
+    """Bytes that are no entry of a feed: too large, not canonical, or a field out of its bounds."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"feed entry: {reason}")
+        self.reason = reason
+
+
+class EntrySignatureInvalid(FeedError):
+    """An entry that its author did not sign."""
+
+    def __init__(self, author: str, sequence: int) -> None:
+        super().__init__(f"feed entry {sequence} of {author}: the signature is not its author's")
+        self.author = author
+        self.sequence = sequence
+
+
+class ContentTooLarge(FeedError):
+    """A title or a message is over its cap; nothing was written."""
+
+    def __init__(self, what: str, size_bytes: int, max_bytes: int) -> None:
+        super().__init__(f"{what} of {size_bytes} bytes, at most {max_bytes} are allowed")
+        self.size_bytes = size_bytes
+        self.max_bytes = max_bytes
+        self.hint = f"shorten the {what}, or send it in parts of at most {max_bytes} bytes"
+
+
+class LogError(ProtocolError):
+    """Base of what does not fit in a transparency log: entries, tiles, checkpoints, proofs, evidence."""
+
+
+class EntryTooLarge(LogError):
+    """A log entry has at most 65,535 bytes: its length is a 16-bit number in the entry bundle."""
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(f"log entry of {size_bytes} bytes, at most 65535 are allowed")
+        self.size_bytes = size_bytes
+
+
+class TileInvalid(LogError):
+    """A tile or an entry bundle does not hold what its width says."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class CheckpointInvalid(LogError):
+    """A checkpoint is a signed note of three lines: origin, size and root."""
+
+    def __init__(self, origin: str, reason: str) -> None:
+        super().__init__(f"checkpoint of {origin[:80]}: {reason}")
+        self.origin = origin
+        self.reason = reason
+
+
+class InclusionInvalid(LogError):
+    """An inclusion proof does not lead from the entry to the checkpoint's root."""
+
+    def __init__(self, index: int, size: int, reason: str) -> None:
+        super().__init__(f"inclusion of entry {index} in a log of {size} entries: {reason}")
+        self.index = index
+        self.size = size
+        self.reason = reason
+
+
+class ConsistencyInvalid(LogError):
+    """A consistency proof does not lead from the old root to the new one; that alone proves nothing about the log."""
+
+    def __init__(self, old: int, new: int, reason: str) -> None:
+        super().__init__(f"consistency of a log from {old} to {new} entries: {reason}")
+        self.old = old
+        self.new = new
+        self.reason = reason
+
+
+class EvidenceInvalid(LogError):
+    """What is shown as evidence of a forked log does not prove one."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"evidence of a forked log: {reason}")
+        self.reason = reason
+
+
+class ProvenanceInvalid(ProtocolError):
+    """A model's provenance does not prove who built, signed and logged it."""
+
+    hint = "the model was not accepted; ask its publisher to create it again"
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"provenance, {where}: {reason}")
+        self.where = where
+        self.reason = reason
+
+
+class EnvelopeInvalid(ProvenanceInvalid):
+    """A DSSE envelope is canonical JSON with one payload and one signature by the expected device."""
+
+
+class StatementInvalid(ProvenanceInvalid):
+    """An in-toto statement is canonical JSON of the expected predicate, over the expected subjects."""
+
+
+class LogEntryInvalid(ProvenanceInvalid):
+    """A log entry is the canonical DAG-CBOR commitment to one envelope."""
