@@ -124,7 +124,7 @@ class Home:
 def find_home(environment: Environment, override: Path | None = None) -> Home:
     """Return the home: `override` (`--home`), else `TILENODE_HOME`, else the platform's directory."""
     root = override or environment.home or _platform_home()
-    return Home(Path(os.path.abspath(root)), environment.runtime_directory)
+    return Home(root.resolve(), environment.runtime_directory)
 
 
 def _platform_home() -> Path:

@@ -1,0 +1,132 @@
+"""The one table of exit codes: what each means and which named error ends with it.
+
+Errors are listed by class name, so that `tilenode --help` imports none of them; a class that is not listed has
+its nearest base's code. Source: specs/0018-command-line.md §Exit codes.
+"""
+
+import errno
+from enum import IntEnum
+from typing import Final
+
+
+class ExitCode(IntEnum):
+    """How a command ended."""
+
+    OK = 0
+    INTERNAL = 1
+    USAGE = 2
+    NOT_RUNNING = 3
+    TERMINAL_NEEDED = 4
+    ALREADY_RUNNING = 5
+    PORT_IN_USE = 6
+    DISK_FULL = 7
+    HOME_UNUSABLE = 8
+    VERSION_MISMATCH = 9
+    KEYCHAIN_LOCKED = 10
+    PASSPHRASE_WRONG = 11
+    NO_SECRET_STORE = 12
+    IDENTITY_MISSING = 13
+    DATABASE = 14
+    TICKET_INVALID = 20
+    TICKET_EXPIRED = 21
+    TICKET_USED = 22
+    LINK_REJECTED = 23
+    PEER_UNKNOWN = 24
+    PEER_UNREACHABLE = 25
+    PEER_MISBEHAVED = 26
+    NOT_ALLOWED = 27
+    MODEL_NOT_FOUND = 30
+    MODELFILE_INVALID = 31
+    MODEL_FILES_INVALID = 32
+    MANIFEST_INVALID = 33
+    PROVENANCE_INVALID = 34
+    LAYER_CORRUPT = 35
+    CHUNK_CORRUPT = 36
+    LOG_FORKED = 40
+    LOG_ROLLED_BACK = 41
+    LOG_CORRUPT = 42
+    MODEL_FAILED = 50
+    BUSY = 51
+    CHAT_NOT_FOUND = 60
+    DEMO_STEP_FAILED = 70
+    INTERRUPTED = 130
+
+
+MEANINGS: Final[dict[ExitCode, str]] = {
+    ExitCode.OK: "done",
+    ExitCode.INTERNAL: "a defect in tilenode, or an error without a code of its own",
+    ExitCode.USAGE: "the command line, a name or a setting is not understood",
+    ExitCode.NOT_RUNNING: "no node runs on this home, or it did not start or stop",
+    ExitCode.TERMINAL_NEEDED: "something must be answered and there is no terminal: the hint names the option",
+    ExitCode.ALREADY_RUNNING: "another node holds this home; the message names its process",
+    ExitCode.PORT_IN_USE: "another program holds the port",
+    ExitCode.DISK_FULL: "the disk is full; the message says what is missing",
+    ExitCode.HOME_UNUSABLE: "the data directory or its settings cannot be used",
+    ExitCode.VERSION_MISMATCH: "a file or a message is of a version that this program does not know",
+    ExitCode.KEYCHAIN_LOCKED: "the keychain is locked or not reachable; no key was made",
+    ExitCode.PASSPHRASE_WRONG: "the passphrase does not open the vault",
+    ExitCode.NO_SECRET_STORE: "neither a keychain nor a passphrase: keys are never stored in the clear",
+    ExitCode.IDENTITY_MISSING: "no identity yet, or its keys are gone",
+    ExitCode.DATABASE: "the encrypted database does not open with this identity's key, or is damaged",
+    ExitCode.TICKET_INVALID: "the ticket is not one, was changed on the way, or is for another device",
+    ExitCode.TICKET_EXPIRED: "the ticket is too old",
+    ExitCode.TICKET_USED: "the ticket was used before",
+    ExitCode.LINK_REJECTED: "one of the two people said no, or nobody answered in time",
+    ExitCode.PEER_UNKNOWN: "no linked device has this name, or several have",
+    ExitCode.PEER_UNREACHABLE: "the device does not answer",
+    ExitCode.PEER_MISBEHAVED: "the device sent something that it must not send",
+    ExitCode.NOT_ALLOWED: "the devices are not linked, or not for this",
+    ExitCode.MODEL_NOT_FOUND: "no model, request or offer has this name",
+    ExitCode.MODELFILE_INVALID: "the Modelfile has an error; the message says line and column",
+    ExitCode.MODEL_FILES_INVALID: "the model's files are truncated, incomplete, not finite or not safetensors",
+    ExitCode.MANIFEST_INVALID: "a manifest has a bad digest, path or shape",
+    ExitCode.PROVENANCE_INVALID: "a signature or log proof does not verify",
+    ExitCode.LAYER_CORRUPT: "a layer's bytes do not hash to its digest",
+    ExitCode.CHUNK_CORRUPT: "a chunk's bytes do not hash to its record, and no other source has it",
+    ExitCode.LOG_FORKED: "a device showed two logs; the evidence is kept and the device is stopped",
+    ExitCode.LOG_ROLLED_BACK: "this device's log is older than its keys remember: a restored copy signs nothing",
+    ExitCode.LOG_CORRUPT: "this device's log does not verify",
+    ExitCode.MODEL_FAILED: "the model worker failed or the request does not fit the model",
+    ExitCode.BUSY: "too many requests wait already",
+    ExitCode.CHAT_NOT_FOUND: "no chat or line has this id",
+    ExitCode.DEMO_STEP_FAILED: "a step of the demo was not verified; the message names it",
+    ExitCode.INTERRUPTED: "Ctrl-C",
+}
+
+BY_ERROR: Final[dict[str, ExitCode]] = {
+    "UsageInvalid": ExitCode.USAGE,
+    "ApiAddressInvalid": ExitCode.USAGE,
+    "ModelNameInvalid": ExitCode.USAGE,
+    "DigestInvalid": ExitCode.USAGE,
+    "NodeNotRunning": ExitCode.NOT_RUNNING,
+    "NodeStartFailed": ExitCode.NOT_RUNNING,
+    "NodeStopFailed": ExitCode.NOT_RUNNING,
+    "TerminalNeeded": ExitCode.TERMINAL_NEEDED,
+    "HomeLocked": ExitCode.ALREADY_RUNNING,
+    "PortInUse": ExitCode.PORT_IN_USE,
+    "HomeUnusable": ExitCode.HOME_UNUSABLE,
+    "SettingsInvalid": ExitCode.HOME_UNUSABLE,
+    "ControlRequestInvalid": ExitCode.VERSION_MISMATCH,
+    "IdentityMissing": ExitCode.IDENTITY_MISSING,
+    "IdentityLost": ExitCode.IDENTITY_MISSING,
+    "IdentityExists": ExitCode.USAGE,
+    "PassphraseUnreadable": ExitCode.NO_SECRET_STORE,
+    "Interrupted": ExitCode.INTERRUPTED,
+    "KeyboardInterrupt": ExitCode.INTERRUPTED,
+    "DemoStepFailed": ExitCode.DEMO_STEP_FAILED,
+}
+
+_FULL_DISK: Final = {errno.ENOSPC, errno.EDQUOT}
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """Return the exit code of `error`: its own class's, its nearest base's, or `INTERNAL`."""
+    if isinstance(error, OSError) and error.errno in _FULL_DISK:
+        return ExitCode.DISK_FULL
+    carried = getattr(error, "exit_code", None)
+    if isinstance(carried, int):
+        return ExitCode(carried) if carried in set(ExitCode) else ExitCode.INTERNAL
+    for kind in type(error).__mro__:
+        if kind.__name__ in BY_ERROR:
+            return BY_ERROR[kind.__name__]
+    return ExitCode.INTERNAL

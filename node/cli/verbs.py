@@ -1,0 +1,194 @@
+"""The verbs of `tilenode` and their options, as one table that imports nothing heavy."""
+
+import argparse
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from node.cli.render import Screen
+from node.errors import UsageInvalid
+
+_EPILOG: Final = """\
+first steps:
+  tilenode                       make an identity and chat with the embedded demo model
+  tilenode link enable           show a ticket for another device
+  tilenode link enable TICKET    link to the device that shows TICKET
+  tilenode list --peers          what linked devices offer
+
+Everything lives under one directory: TILENODE_HOME, else the platform's own (see: tilenode data).
+Exit codes and --json are documented in README.md."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints end like every other failure: message, hint, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong with the command line and exit."""
+        raise SystemExit(int(Screen().fail(UsageInvalid(message, f"see: {self.prog} --help"))))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the whole command line's parser; every verb names its function as `module:function`."""
+    parser = Parser(
+        prog="tilenode",
+        description="A node of your own: link your devices, share verified models, sync chats, answer locally.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[_shared_options()],
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    parser.set_defaults(verb="onboarding:first_run", home=None, json=False, debug=False, passphrase_fd=None)
+    # Their own option objects: the defaults set above would otherwise undo what stands before the verb.
+    verbs = _Verbs(parser, _shared_options())
+    _add_node_verbs(verbs)
+    _add_account_verbs(verbs)
+    _add_model_verbs(verbs)
+    _add_log_verbs(verbs)
+    _add_link_verbs(verbs)
+    _add_chat_verbs(verbs)
+    return parser
+
+
+def _shared_options() -> Parser:
+    shared = Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    group = shared.add_argument_group("options of every command")
+    group.add_argument("--home", type=Path, metavar="DIR", help="the data root, in place of TILENODE_HOME")
+    group.add_argument("--json", action="store_true", help="print facts as JSON with a schema number")
+    group.add_argument(
+        "--passphrase-fd", type=int, metavar="N", help="read the passphrase of the vault from this descriptor"
+    )
+    group.add_argument("--debug", action="store_true", help="show where an error came from")
+    return shared
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        parser.exit(message=f"tilenode {version('tilenode')}\n")
+
+
+class _Verbs:
+    """Adds verbs to one parser; each takes the shared options as well."""
+
+    def __init__(self, parser: argparse.ArgumentParser, shared: Parser, *, required: bool = False) -> None:
+        self._shared = shared
+        self._actions = parser.add_subparsers(
+            metavar="COMMAND", title="commands", parser_class=Parser, required=required
+        )
+
+    def add(self, name: str, verb: str, text: str, **options: Any) -> argparse.ArgumentParser:
+        """Add one verb that runs `module:function`."""
+        parser = self._actions.add_parser(
+            name, help=text, description=_sentence(text), parents=[self._shared], **options
+        )
+        parser.set_defaults(verb=verb)
+        return parser
+
+    def group(self, name: str, text: str, *, verb: str = "") -> "_Verbs":
+        """Add a verb that has verbs of its own; `verb` is what it does without one."""
+        parser = self._actions.add_parser(name, help=text, description=_sentence(text), parents=[self._shared])
+        if verb:
+            parser.set_defaults(verb=verb)
+        return _Verbs(parser, self._shared, required=not verb)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _add_node_verbs(verbs: _Verbs) -> None:
+    serve = verbs.add("serve", "service:serve", "run the node in the foreground")
+    serve.add_argument(
+        "--api", metavar="HOST:PORT", help="where the HTTP API answers; port 0 takes any (127.0.0.1:11435)"
+    )
+    serve.add_argument(
+        "--listen", action="append", metavar="MULTIADDR", help="where peers connect; repeatable; port 0 takes any"
+    )
+    serve.add_argument("--background", action="store_true", help=argparse.SUPPRESS)
+    verbs.add("status", "service:status", "say how the node and every linked device are")
+    stop = verbs.add("stop", "service:stop", "unload MODEL, or without one stop the node")
+    stop.add_argument("model", nargs="?", metavar="MODEL")
+    verbs.add("ps", "service:list_loaded", "list the models that are loaded")
+    verbs.add("events", "service:follow_events", "follow what happens on the node, one line per event")
+    demo = verbs.add("demo", "demo:demo", "run the whole way on two nodes on this machine and verify every step")
+    demo.add_argument("--keep", action="store_true", help="keep the two nodes' directories afterwards")
+
+
+def _add_account_verbs(verbs: _Verbs) -> None:
+    account = verbs.group("account", "show or make this device's identity", verb="account:show")
+    create = account.add("create", "account:create", "make this device's identity")
+    create.add_argument("--nickname", metavar="NAME", help="what other devices call this one")
+    create.add_argument(
+        "--vault", action="store_true", help="keep the keys under a passphrase even where a keychain works"
+    )
+    rename = account.add("set-nickname", "account:set_nickname", "change what other devices call this one")
+    rename.add_argument("nickname", metavar="NAME")
+    verbs.add("data", "account:data", "say where everything lives, how large it is and what protects it")
+
+
+def _add_model_verbs(verbs: _Verbs) -> None:
+    create = verbs.add("create", "models:create", "build, sign and log a model from a Modelfile")
+    create.add_argument("name", metavar="NAME")
+    create.add_argument("-f", "--file", default="Modelfile", metavar="MODELFILE", help="default: ./Modelfile")
+    listing = verbs.add(
+        "list", "models:list_models", "list the models here, or what linked devices offer", aliases=["ls"]
+    )
+    listing.add_argument("--peers", action="store_true", help="what linked devices offer")
+    show = verbs.add("show", "models:show", "show a model's Modelfile, layers and provenance")
+    show.add_argument("name", metavar="NAME")
+    remove = verbs.add("rm", "models:remove", "remove models")
+    remove.add_argument("names", nargs="+", metavar="NAME")
+    pull = verbs.add("pull", "models:pull", "fetch a model from a linked device and verify it")
+    pull.add_argument("name", metavar="NAME")
+    pull.add_argument("--from", dest="source", metavar="PEER", help="nickname or DID of the device to fetch from")
+    verify = verbs.add(
+        "verify", "models:verify", "hash every byte of a model again and check its signatures and log proofs"
+    )
+    verify.add_argument("name", metavar="NAME")
+    ask = verbs.add("run", "ask:run_model", "chat with a model, or answer PROMPT and end")
+    ask.add_argument("name", metavar="NAME")
+    ask.add_argument("prompt", nargs="*", metavar="PROMPT", help="the question; without one it is read from a pipe")
+    ask.add_argument("--chat", metavar="ID", help="go on with this chat")
+    ask.add_argument("--verbose", action="store_true", help="print the figures of the answer")
+
+
+def _add_log_verbs(verbs: _Verbs) -> None:
+    log = verbs.group("log", "show, export or verify this device's transparency log", verb="log:show")
+    log.add("show", "log:show", "list the entries and the checkpoint")
+    export = log.add("export", "log:export", "write the log for an independent verifier")
+    export.add_argument("directory", type=Path, metavar="DIR")
+    log.add("verify", "log:verify", "recompute every hash of the log")
+
+
+def _add_link_verbs(verbs: _Verbs) -> None:
+    link = verbs.group("link", "link to other devices", verb="link:list_peers")
+    enable = link.add("enable", "link:enable", "show a ticket, or use the TICKET another device shows")
+    enable.add_argument("ticket", nargs="?", metavar="TICKET")
+    enable.add_argument("--yes", action="store_true", help="with TICKET: give this side's consent now")
+    enable.add_argument(
+        "--models-only", action="store_true", help="somebody else's device: models flow, chats never do"
+    )
+    link.add("list-peers", "link:list_peers", "list the linked devices and the requests that wait")
+    disable = link.add("disable", "link:disable", "unlink a device, at once")
+    disable.add_argument("peer", metavar="PEER")
+    for name, text in (("approve", "say yes to a link request"), ("reject", "say no to a link request")):
+        answer = link.add(name, f"link:{name}", text)
+        answer.add_argument("id", metavar="ID")
+
+
+def _add_chat_verbs(verbs: _Verbs) -> None:
+    sync = verbs.add("sync", "chats:sync", "exchange chats with your own devices now and say what moved")
+    sync.add_argument("peer", nargs="?", metavar="PEER")
+    chats = verbs.group("chats", "list, show and change chats", verb="chats:list_chats")
+    chats.add("list", "chats:list_chats", "list the chats, the latest first")
+    show = chats.add("show", "chats:show", "show one chat")
+    show.add_argument("id", metavar="CHAT")
+    rename = chats.add("rename", "chats:rename", "give a chat another title")
+    rename.add_argument("id", metavar="CHAT")
+    rename.add_argument("title", metavar="TITLE")
+    edit = chats.add("edit", "chats:edit", "replace a line of a chat")
+    edit.add_argument("id", metavar="LINE")
+    edit.add_argument("text", metavar="TEXT")
+    delete = chats.add("delete", "chats:delete", "delete a chat, or one line with --line")
+    delete.add_argument("id", metavar="CHAT")
+    delete.add_argument("--line", metavar="LINE", help="delete only this line")

@@ -1,0 +1,76 @@
+"""What a home remembers between runs and that is no secret: nickname, DID, where the key lives, last ports."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from node.errors import SettingsInvalid
+from protocol.text import clean_name
+
+SETTINGS_VERSION: Final = 1
+MAX_SETTINGS_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The contents of `settings.json`; `did` is empty until an identity was made."""
+
+    nickname: str = ""
+    did: str = ""
+    rung: str = ""
+    place: str = ""
+    listen: tuple[str, ...] = ()
+
+    def named(self, nickname: str) -> "Settings":
+        """Return these settings under another nickname, cleaned for display."""
+        return replace(self, nickname=clean_name(nickname))
+
+
+def load_settings(path: Path) -> Settings:
+    """Return the settings at `path`; empty ones where there is no file.
+
+    Raises:
+        SettingsInvalid: larger than 64 KiB, not JSON, another version, an unknown or mistyped field.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_SETTINGS_BYTES + 1)
+    except FileNotFoundError:
+        return Settings()
+    if len(content) > MAX_SETTINGS_BYTES:
+        raise SettingsInvalid(path, f"more than {MAX_SETTINGS_BYTES} bytes")
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise SettingsInvalid(path, "not JSON") from error
+    return _settings_of(path, fields)
+
+
+def _settings_of(path: Path, fields: object) -> Settings:
+    if not isinstance(fields, dict) or fields.pop("version", None) != SETTINGS_VERSION:
+        raise SettingsInvalid(path, f"expected an object of version {SETTINGS_VERSION}")
+    listen = fields.pop("listen", [])
+    texts = {name: fields.pop(name, "") for name in ("nickname", "did", "rung", "place")}
+    if fields:
+        raise SettingsInvalid(path, f"unknown field {next(iter(fields))!r}")
+    if not isinstance(listen, list) or not all(isinstance(text, str) for text in (*listen, *texts.values())):
+        raise SettingsInvalid(path, "a field is not text")
+    return Settings(**texts, listen=tuple(listen))
+
+
+def save_settings(path: Path, settings: Settings) -> None:
+    """Replace the settings at `path` at once: a reader sees the old ones or the new ones."""
+    fields = {"version": SETTINGS_VERSION, **asdict(settings)}
+    temporary = path.with_name(path.name + ".new")
+    with open(temporary, "w", encoding="utf-8", opener=_open_private) as file:
+        json.dump(fields, file, indent=2, sort_keys=True)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
