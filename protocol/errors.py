@@ -3,6 +3,7 @@
 The message says what failed, where and what was found; `hint` says what to do about it.
 
     ProtocolError
+    ├── AddressInvalid
     ├── CodecInvalid
     ├── FieldInvalid
     ├── FrameTooLarge
@@ -206,3 +207,66 @@ class StatementInvalid(ProvenanceInvalid):
 
 class LogEntryInvalid(ProvenanceInvalid):
     """A log entry is the canonical DAG-CBOR commitment to one envelope."""
+
+
+class JsonInvalid(ProtocolError):
+    """A JSON document that is too large, not UTF-8, not JSON, or says one thing twice."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what}: {reason}")
+        self.what = what
+        self.reason = reason
+
+
+class LayerPathInvalid(ProtocolError):
+    """A file name inside a model that could leave its directory, hide another file or exist on no other system."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"file name {path[:80]!r}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class ManifestInvalid(ProtocolError):
+    """A document that is no ModelPack manifest; `where` is the path of the field that says so."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"{where}: {reason}")
+        self.where = where
+        self.reason = reason
+
+
+class ChunkMapInvalid(ProtocolError):
+    """Bytes that are no chunk map of the blob in question."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"chunk map, {where}: {reason}")
+        self.where = where
+        self.reason = reason
+
+
+class ModelfileInvalid(ProtocolError):
+    """A Modelfile that does not parse: where, what was expected there, what stood there, the nearest known word."""
+
+    def __init__(self, line: int, column: int, expected: str, found: str, nearest: str | None = None) -> None:
+        suggestion = f"; did you mean {nearest}?" if nearest else ""
+        super().__init__(f"Modelfile line {line}, column {column}: expected {expected}, found {found}{suggestion}")
+        self.line = line
+        self.column = column
+        self.expected = expected
+        self.found = found
+        self.nearest = nearest
+        self.hint = (
+            f"write {nearest} there" if nearest else "a Modelfile looks like: FROM demo, then PARAMETER or SYSTEM lines"
+        )
+
+
+class AddressInvalid(ProtocolError):
+    """A node's address is a literal IP address and a TCP port, as a multiaddr."""
+
+    hint = "an address looks like: /ip4/192.168.1.20/tcp/4001"
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(f"address {text[:80]!r}: {reason}")
+        self.text = text
+        self.reason = reason

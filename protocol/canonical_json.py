@@ -1,0 +1,48 @@
+"""JSON with one spelling: sorted keys, no spaces, UTF-8; read strictly and under a cap."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from protocol.errors import JsonInvalid
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+
+
+def encode_json(value: Json) -> bytes:
+    """Return the one canonical spelling of `value`; keys are sorted by code point, NaN and infinity have none."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+    return text.encode()
+
+
+def decode_json(data: bytes, max_bytes: int, what: str) -> object:
+    """Return the value that `data` spells; `what` names the document in errors.
+
+    Raises:
+        JsonInvalid: over `max_bytes`, not UTF-8, not JSON, a key twice in one object, NaN or infinity, or nested
+            deeper than the interpreter's own bound.
+    """
+    if len(data) > max_bytes:
+        raise JsonInvalid(what, f"{len(data)} bytes, at most {max_bytes} are allowed")
+    try:
+        return json.loads(data.decode(), object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise JsonInvalid(what, f"no UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise JsonInvalid(what, "nested too deeply") from None
+    except ValueError as error:
+        raise JsonInvalid(what, str(error)) from None
+
+
+def _object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"key {key[:80]!r} twice in one object")
+            seen.add(key)
+    return found
+
+
+def _refuse_constant(text: str) -> object:
+    raise ValueError(f"{text} is no JSON number")
