@@ -110,8 +110,8 @@ TRANSLATIONS = MappingProxyType(
     {
         "French": _pairs("""
             one=un, two=deux, three=trois, red=rouge, blue=bleu, green=vert, dog=chien, cat=chat, house=maison,
-            water=eau, bread=pain, milk=lait, book=livre, sun=soleil, moon=lune, hello=bonjour, thanks=merci, yes=oui, no=non,
-            tree=arbre
+            water=eau, bread=pain, milk=lait, book=livre, sun=soleil, moon=lune, hello=bonjour, thanks=merci, yes=oui,
+            no=non, tree=arbre
         """),
         "Spanish": _pairs("""
             one=uno, two=dos, three=tres, red=rojo, blue=azul, green=verde, dog=perro, cat=gato, house=casa, water=agua,
@@ -119,8 +119,8 @@ TRANSLATIONS = MappingProxyType(
         """),
         "German": _pairs("""
             one=eins, two=zwei, three=drei, red=rot, blue=blau, green=grün, dog=Hund, cat=Katze, house=Haus,
-            water=Wasser, bread=Brot, milk=Milch, book=Buch, sun=Sonne, moon=Mond, hello=hallo, thanks=danke, yes=ja, no=nein,
-            tree=Baum
+            water=Wasser, bread=Brot, milk=Milch, book=Buch, sun=Sonne, moon=Mond, hello=hallo, thanks=danke,
+            yes=ja, no=nein, tree=Baum
         """),
     }
 )
