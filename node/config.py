@@ -17,6 +17,8 @@ from node.errors import ApiAddressInvalid, HomeUnusable
 DEFAULT_API_HOST: Final = "127.0.0.1"
 # Not 11434: that is Ollama's, and both may run side by side.
 DEFAULT_API_PORT: Final = 11435
+# Embedded in the program and offered by every fresh node.
+DEFAULT_MODEL: Final = "demo"
 DEFAULT_LISTEN: Final = "/ip4/0.0.0.0/tcp/0"
 # A Unix socket's path must fit sun_path: 108 bytes on Linux, 104 on macOS, the final zero included.
 MAX_SOCKET_PATH_BYTES: Final = 100

@@ -8,7 +8,6 @@ The message says what failed, where and what was found; `hint` says what to do a
     ├── ApiAddressInvalid
     ├── PortInUse
     ├── IdentityMissing
-    ├── IdentityLost
     ├── IdentityExists
     ├── PassphraseUnreadable
     ├── TerminalNeeded
@@ -19,7 +18,12 @@ The message says what failed, where and what was found; `hint` says what to do a
     ├── ControlRequestInvalid
     ├── ControlFailed
     ├── Interrupted
-    └── DemoStepFailed
+    ├── DemoStepFailed
+    ├── ListenFailed
+    ├── PeerUnreachable
+    ├── PeerNotLinked
+    ├── RemoteRefused
+    └── StreamClosed
 """
 
 from pathlib import Path
@@ -77,15 +81,6 @@ class IdentityMissing(NodeError):
 
     def __init__(self, home: Path) -> None:
         super().__init__(f"no identity in {home}")
-
-
-class IdentityLost(NodeError):
-    """The home has data of an identity whose keys are gone; a new key is never made in its place."""
-
-    hint = "unlock or restore the place named here, or start afresh in another TILENODE_HOME"
-
-    def __init__(self, did: str, place: str) -> None:
-        super().__init__(f"the keys of {did} are not in {place} any more")
 
 
 class IdentityExists(NodeError):
@@ -181,3 +176,56 @@ class DemoStepFailed(NodeError):
         super().__init__(f"demo step {step!r}: {reason}")
         self.step = step
         self.hint = f"the two nodes' log files are kept in {kept}"
+
+
+class ListenFailed(NodeError):
+    """An address to listen on that this machine cannot listen on."""
+
+    hint = "listen on an address of this machine: tilenode serve --listen /ip4/127.0.0.1/tcp/0"
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"cannot listen on {address}: {reason}")
+        self.address = address
+
+
+class PeerUnreachable(NodeError):
+    """No address of the peer answered with the peer's own key."""
+
+    hint = "check that the other device is on and runs: tilenode serve"
+
+    def __init__(self, peer: str, reason: str) -> None:
+        super().__init__(f"cannot reach {peer}: {reason}")
+        self.peer = peer
+        self.reason = reason
+
+
+class PeerNotLinked(NodeError):
+    """This device does not link the peer, or not for what was asked."""
+
+    hint = "see who is linked: tilenode link list-peers"
+
+    def __init__(self, peer: str) -> None:
+        super().__init__(f"{peer} is not linked with this device for this")
+        self.peer = peer
+
+
+class RemoteRefused(NodeError):
+    """The other node said no, with one of the codes of specs/0010."""
+
+    def __init__(self, peer: str, code: str, why: str) -> None:
+        super().__init__(f"{peer} refused: {code} ({why})" if why else f"{peer} refused: {code}")
+        self.peer = peer
+        self.code = code
+        self.why = why
+        self.hint = "link the two devices again: tilenode link enable" if code.startswith("not-") else ""
+
+
+class StreamClosed(NodeError):
+    """The stream or its connection ended; what was on the way may be lost."""
+
+    hint = "the node reconnects by itself; see the path with: tilenode status"
+
+    def __init__(self, peer: str, reason: str = "the stream ended") -> None:
+        super().__init__(f"{peer}: {reason}")
+        self.peer = peer
+        self.reason = reason

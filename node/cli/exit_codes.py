@@ -108,7 +108,6 @@ BY_ERROR: Final[dict[str, ExitCode]] = {
     "SettingsInvalid": ExitCode.HOME_UNUSABLE,
     "ControlRequestInvalid": ExitCode.VERSION_MISMATCH,
     "IdentityMissing": ExitCode.IDENTITY_MISSING,
-    "IdentityLost": ExitCode.IDENTITY_MISSING,
     "IdentityExists": ExitCode.USAGE,
     "PassphraseUnreadable": ExitCode.NO_SECRET_STORE,
     "Interrupted": ExitCode.INTERRUPTED,

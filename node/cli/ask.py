@@ -1,0 +1,82 @@
+"""`run`: one answer to one prompt, or a conversation on a terminal."""
+
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from node.cli.background import ensure_node
+from node.cli.client import ControlClient
+from node.cli.exit_codes import ExitCode
+from node.cli.invocation import Invocation
+from node.cli.render import Screen
+from node.errors import UsageInvalid
+
+MAX_PROMPT_BYTES: Final = 1024 * 1024
+Facts = dict[str, Any]
+
+
+def run_model(invocation: Invocation) -> int:
+    """Answer PROMPT or what a pipe brings and end; on a terminal without a prompt, converse."""
+    arguments = invocation.arguments
+    if not arguments.prompt and invocation.screen.interactive:
+        # Imported here: the line editor is only for terminals.
+        from node.cli.repl import converse
+
+        return converse(invocation, arguments.name, arguments.chat)
+    prompt = " ".join(arguments.prompt) or _read_prompt()
+    with ensure_node(invocation) as client:
+        facts = ask(client, invocation.screen, model=arguments.name, prompt=prompt, chat=arguments.chat)
+    invocation.screen.facts(facts)
+    if arguments.verbose:
+        invocation.screen.say(figures(facts))
+    return ExitCode.OK
+
+
+def _read_prompt() -> str:
+    content = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
+    if len(content) > MAX_PROMPT_BYTES:
+        raise UsageInvalid(f"the prompt has more than {MAX_PROMPT_BYTES} bytes", "shorten it")
+    try:
+        prompt = content.decode().strip()
+    except UnicodeDecodeError as error:
+        raise UsageInvalid(
+            f"the prompt is not UTF-8 at byte {error.start}", "convert it first: iconv -t UTF-8"
+        ) from error
+    if not prompt:
+        raise UsageInvalid("no prompt", 'give one: tilenode run demo "Hello!"')
+    return prompt
+
+
+def ask(
+    client: ControlClient,
+    screen: Screen,
+    *,
+    model: str,
+    prompt: str,
+    chat: str | None,
+    started: Callable[[Facts], None] = lambda _: None,
+) -> Facts:
+    """Print the answer as it grows and return the final facts: answer, chat, figures.
+
+    `started` is told the chat before the first word, so that a stopped answer's chat can go on.
+    """
+    body = {"model": model, "prompt": prompt, **({"chat": chat} if chat else {})}
+    facts: Facts = {}
+    with client.stream("POST", "/v1/ask", **body) as events:
+        for event in events:
+            if event["event"] == "started":
+                started(event)
+            elif event["event"] == "piece":
+                screen.piece(event["text"])
+            elif event["event"] == "done":
+                facts = event
+    screen.say()
+    return facts
+
+
+def figures(facts: Facts) -> str:
+    """Return the figures of one answer on one line."""
+    return (
+        f"{facts['prompt_tokens']} tokens read, "
+        f"{facts['answer_tokens']} written at {facts['tokens_per_s']:.1f} tokens/s, first after {facts['first_token_s']:.2f} s, {facts['total_s']:.2f} s in all"
+    )

@@ -1,0 +1,192 @@
+"""`serve`, `status`, `stop`, `ps`, `events`: the node itself."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from node.cli.background import running_node
+from node.cli.client import ControlClient
+from node.cli.exit_codes import ExitCode
+from node.cli.invocation import Invocation
+from node.cli.render import Screen, format_age, format_bytes, format_did
+from node.config import DEFAULT_API_HOST, DEFAULT_API_PORT, DEFAULT_LISTEN, Config, parse_api_address
+from node.errors import NodeNotRunning, NodeStopFailed
+
+STOP_WAIT_S: Final = 30.0
+Facts = dict[str, Any]
+
+
+def serve(invocation: Invocation) -> int:
+    """Run the node until it is told to stop; prints one line once it accepts work."""
+    # Imported here: the network and the HTTP server take seconds, and no other verb needs them in this process.
+    from node.daemon import run_daemon
+
+    config = serve_config(invocation)
+
+    def ready(facts: Facts) -> None:
+        if invocation.screen.json_wanted:
+            invocation.screen.event({"event": "ready", **facts})
+            return
+        invocation.screen.done(f"{facts['nickname']} ({format_did(facts['did'])}) serves {facts['api']}")
+        invocation.screen.say(f"  peers connect to {', '.join(facts['addresses'])}")
+        invocation.screen.say(f"  everything lives in {facts['home']}")
+        invocation.screen.say("  To chat, run in another terminal: tilenode run demo. To stop, press Ctrl-C.")
+
+    run_daemon(config, ready)
+    return ExitCode.OK
+
+
+def serve_config(invocation: Invocation) -> Config:
+    """Return the node's configuration as the command line, the environment and the home give it."""
+    arguments, settings = invocation.arguments, invocation.settings()
+    api = parse_api_address(arguments.api) if arguments.api else (DEFAULT_API_HOST, DEFAULT_API_PORT)
+    given = invocation.passphrase_source()
+    return Config(
+        home=invocation.home,
+        listen=tuple(arguments.listen or settings.listen or (DEFAULT_LISTEN,)),
+        listen_is_chosen=bool(arguments.listen),
+        api_host=api[0],
+        api_port=api[1],
+        # Started for a command such as `run`, the API is a guest: any port serves. `serve` itself means the port.
+        api_is_chosen=bool(arguments.api) or not arguments.background,
+        passphrase=given or _typed_passphrase(invocation),
+        # A passphrase that was handed over means the vault; a home whose keys have a place keeps it all the same.
+        may_use_keychain=given is None,
+        nickname=getattr(arguments, "nickname", None),
+    )
+
+
+def _typed_passphrase(invocation: Invocation) -> Any:
+    if not invocation.screen.interactive:
+        return None
+    return lambda: invocation.ask_passphrase(new=not invocation.home.vault.exists())
+
+
+def status(invocation: Invocation) -> int:
+    """Print how the node and every linked device are; every line that is not green has cause, age and command."""
+    screen = invocation.screen
+    client = running_node(invocation)
+    if client is None:
+        return _status_of_stopped(invocation)
+    facts = client.get("/v1/status")
+    screen.facts(facts)
+    screen.say(f"{facts['nickname']}  {facts['did']}")
+    screen.say(f"  running     process {facts['pid']}, since {format_age(facts['uptime_s'])}")
+    screen.say(f"  API         {facts['api']}")
+    screen.say(f"  addresses   {', '.join(facts['addresses'])}")
+    screen.say(f"  keys        {facts['rung']}: {facts['place']}")
+    screen.say(f"  log         {facts['log']['size']} entries, root {facts['log']['root'][:12]}")
+    screen.say(f"  models      {facts['models']} here, {facts['offers']} offered by linked devices")
+    _print_peers(screen, facts["peers"])
+    for line in facts["health"]:
+        age = f" ({format_age(line['age_s'])})" if line["age_s"] is not None else ""
+        screen.warn(f"{line['what']}: {line['cause']}{age}. Next: {line['command']}")
+    return ExitCode.OK
+
+
+def _status_of_stopped(invocation: Invocation) -> int:
+    settings = invocation.settings()
+    invocation.screen.facts(
+        {"running": False, "home": str(invocation.home.root), "did": settings.did, "nickname": settings.nickname}
+    )
+    invocation.screen.say(f"{settings.nickname or 'no identity yet'}  {settings.did}")
+    return invocation.screen.fail(NodeNotRunning(invocation.home.root)) if not invocation.screen.json_wanted else 3
+
+
+def _print_peers(screen: Screen, peers: Sequence[Facts]) -> None:
+    if not peers:
+        screen.say("  devices     none linked. To link one, run: tilenode link enable")
+        return
+    for peer in peers:
+        screen.say(f"  {peer['nickname']:<11} {peer_line(peer)}")
+
+
+def peer_line(peer: Facts) -> str:
+    """Return one line about a linked device: path, scope, last contact."""
+    scope = "chats and models" if peer["scope"] == "own-device" else "models only"
+    if peer["connected"]:
+        return f"connected by {peer['path'] or 'an incoming connection'} · {scope} · {format_did(peer['did'])}"
+    last = (
+        "never reached"
+        if peer["last_contact_age_s"] is None
+        else f"last contact {format_age(peer['last_contact_age_s'])}"
+    )
+    return f"not connected, {last} · {scope} · {format_did(peer['did'])}"
+
+
+def stop(invocation: Invocation) -> int:
+    """Unload one model, or stop the node and wait until its process has ended."""
+    client = running_node(invocation)
+    if client is None:
+        raise NodeNotRunning(invocation.home.root)
+    if invocation.arguments.model:
+        facts = client.post("/v1/models/stop", name=invocation.arguments.model)
+        invocation.screen.facts(facts)
+        invocation.screen.done(f"unloaded {facts['name']}", "load it again", f"tilenode run {facts['name']}")
+        return ExitCode.OK
+    return _stop_node(invocation, client)
+
+
+def _stop_node(invocation: Invocation, client: ControlClient) -> int:
+    pid = int(client.get("/v1/ping")["pid"])
+    process = _process(pid)
+    client.post("/v1/stop")
+    if process is not None:
+        import psutil
+
+        try:
+            process.wait(STOP_WAIT_S)
+        except psutil.TimeoutExpired as error:
+            raise NodeStopFailed(pid, STOP_WAIT_S) from error
+    invocation.screen.facts({"stopped": True, "pid": pid})
+    invocation.screen.done("the node has stopped", "start it again", "tilenode serve")
+    return ExitCode.OK
+
+
+def _process(pid: int) -> Any:
+    import psutil
+
+    try:
+        return psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return None
+
+
+def list_loaded(invocation: Invocation) -> int:
+    """Print the models that are loaded."""
+    facts = ControlClient(invocation.home).get("/v1/ps")
+    invocation.screen.facts(facts)
+    if not facts["models"]:
+        invocation.screen.say("no model is loaded. To load one, run: tilenode run demo")
+        return ExitCode.OK
+    rows = [
+        (model["name"], model["digest"][:12], format_bytes(model["size_bytes"]), model["until"])
+        for model in facts["models"]
+    ]
+    invocation.screen.table(("NAME", "DIGEST", "SIZE", "UNTIL"), rows)
+    return ExitCode.OK
+
+
+def follow_events(invocation: Invocation) -> int:
+    """Print each event of the node as it happens, until Ctrl-C or until the node stops."""
+    with ControlClient(invocation.home).stream("GET", "/v1/events") as events:
+        for event in events:
+            if invocation.screen.json_wanted:
+                invocation.screen.event(event)
+            else:
+                fields = " ".join(f"{key}={value}" for key, value in event.items() if key != "event")
+                invocation.screen.say(f"{event.get('event', '')} {fields}")
+    return ExitCode.OK
+
+
+def directory_size(directory: Path) -> int:
+    """Return the bytes of all files below `directory`, links not followed; 0 where there is none."""
+    total = 0
+    for place, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += (Path(place) / name).lstat().st_size
+            except FileNotFoundError:
+                continue  # a running node removes temporary files under our feet
+    return total
