@@ -13,6 +13,8 @@ The message says what failed, where and what was found; `hint` says what to do a
     │   ├── EntryInvalid
     │   ├── EntrySignatureInvalid
     │   └── ContentTooLarge
+    ├── SyncViolation
+    ├── SyncMisused
     ├── DigestInvalid
     ├── ModelNameInvalid
     ├── LogError
@@ -269,4 +271,20 @@ class AddressInvalid(ProtocolError):
     def __init__(self, text: str, reason: str) -> None:
         super().__init__(f"address {text[:80]!r}: {reason}")
         self.text = text
+        self.reason = reason
+
+
+class SyncViolation(ProtocolError):
+    """The other device broke the rules of the sync protocol; the round ends, what was stored stays."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"sync: {reason}")
+        self.reason = reason
+
+
+class SyncMisused(ProtocolError):
+    """This program used the sync machine out of order: our own bug, never the other side's fault."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"sync: {reason}")
         self.reason = reason

@@ -3,14 +3,19 @@
 The message says what failed, where and what was found; `hint` says what to do about it.
 
     StoreError
-    └── DatabaseError
-        ├── DatabaseKeyInvalid
-        ├── DatabaseMissing
-        ├── DatabaseKeyWrong
-        ├── DatabaseDamaged
-        ├── DatabaseTooNew
-        ├── DatabaseFull
-        └── DatabaseFailed
+    ├── DatabaseError
+    │   ├── DatabaseKeyInvalid
+    │   ├── DatabaseMissing
+    │   ├── DatabaseKeyWrong
+    │   ├── DatabaseDamaged
+    │   ├── DatabaseTooNew
+    │   ├── DatabaseFull
+    │   └── DatabaseFailed
+    ├── ChatUnknown
+    ├── ChatAmbiguous
+    ├── EntryUnknown
+    ├── FeedForked
+    └── DeviceRemoved
 """
 
 from pathlib import Path
@@ -92,3 +97,57 @@ class DatabaseFailed(DatabaseError):
         super().__init__(f"database {path}: {found}")
         self.path = path
         self.found = found
+
+
+class ChatUnknown(StoreError):
+    """There is no such chat here, or it was deleted."""
+
+    hint = "list the chats with: tilenode data"
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"chat {text[:40]!r}: not found")
+        self.text = text
+
+
+class ChatAmbiguous(StoreError):
+    """More than one chat begins with these characters."""
+
+    hint = "give more characters of the chat's id"
+
+    def __init__(self, text: str, count: int) -> None:
+        super().__init__(f"chat {text[:40]!r}: {count} chats begin like this")
+        self.text = text
+        self.count = count
+
+
+class EntryUnknown(StoreError):
+    """There is no such line to edit or delete."""
+
+    def __init__(self, entry: str) -> None:
+        super().__init__(f"chat line {entry[:64]!r}: not found")
+        self.entry = entry
+
+
+class FeedForked(StoreError):
+    """This device's own feed continued in two ways: its data directory was copied or restored. Nothing was written."""
+
+    hint = (
+        "this identity is in use twice: keep the other copy, and start here with a new data directory (TILENODE_HOME) "
+        "and link it again"
+    )
+
+    def __init__(self, author: str, sequence: int) -> None:
+        super().__init__(f"feed of {author}: two entries follow entry {sequence}")
+        self.author = author
+        self.sequence = sequence
+
+
+class DeviceRemoved(StoreError):
+    """This device was removed here; removal is for ever, so that a lost device cannot come back by introduction."""
+
+    hint = "give that device a new identity (a new TILENODE_HOME) and link it again"
+
+    def __init__(self, did: str, nickname: str) -> None:
+        super().__init__(f"device {nickname} ({did}): was removed here")
+        self.did = did
+        self.nickname = nickname

@@ -14,7 +14,42 @@ PEERS_V1: Final = """
 OFFERS_V1: Final = """
 """
 
+# `arrival` only grows (nothing is ever deleted here), and within a feed it grows with the sequence: entries sent in order
+# of arrival reach the other device after everything that they rest on.
 CHATS_V1: Final = """
+CREATE TABLE feed_entries (
+    arrival INTEGER PRIMARY KEY,
+    author TEXT NOT NULL,
+    sequence INTEGER NOT NULL,
+    id BLOB NOT NULL UNIQUE,
+    chat BLOB NOT NULL,
+    kind TEXT NOT NULL,
+    time_ms INTEGER NOT NULL,
+    target BLOB,
+    encoded BLOB NOT NULL,
+    UNIQUE (author, sequence)
+) STRICT;
+CREATE INDEX feed_entries_by_chat ON feed_entries (chat, time_ms, kind, id);
+CREATE INDEX feed_entries_by_target ON feed_entries (target, kind, chat) WHERE target IS NOT NULL;
+CREATE TABLE feed_heads (
+    author TEXT PRIMARY KEY,
+    sequence INTEGER NOT NULL,
+    id BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE feed_forks (
+    author TEXT PRIMARY KEY,
+    held BLOB NOT NULL,
+    other BLOB NOT NULL,
+    found_ms INTEGER NOT NULL
+) STRICT;
+CREATE TABLE feed_devices (
+    introducer TEXT NOT NULL,
+    did TEXT NOT NULL,
+    nickname TEXT NOT NULL,
+    added INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    PRIMARY KEY (introducer, did)
+) STRICT, WITHOUT ROWID;
 """
 
 MIGRATIONS: Final[tuple[str, ...]] = (PEERS_V1, OFFERS_V1, CHATS_V1)
