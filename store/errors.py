@@ -3,6 +3,27 @@
 The message says what failed, where and what was found; `hint` says what to do about it.
 
     StoreError
+    ├── HomeLocked
+    ├── DiskFull
+    ├── DiskFailed
+    ├── BlobMissing
+    ├── BlobTooLarge
+    ├── LayerCorrupt
+    ├── ChunkCorrupt
+    ├── PartialBusy
+    ├── PartialIncomplete
+    ├── RefCorrupt
+    ├── ModelUnknown
+    ├── SafetensorsInvalid
+    └── BuildRefused
+        ├── BaseUnknown
+        ├── InstructionUnsupported
+        ├── FormatUnsupported
+        ├── SourceMissing
+        ├── SourceInvalid
+        ├── SourceEscapes
+        ├── TensorMissing
+        └── WeightsNotFinite
     ├── DatabaseError
     │   ├── DatabaseKeyInvalid
     │   ├── DatabaseMissing
@@ -19,6 +40,8 @@ The message says what failed, where and what was found; `hint` says what to do a
 """
 
 from pathlib import Path
+
+from protocol.digest import Digest, short_digest
 
 
 class StoreError(Exception):
@@ -151,3 +174,210 @@ class DeviceRemoved(StoreError):
         super().__init__(f"device {nickname} ({did}): was removed here")
         self.did = did
         self.nickname = nickname
+
+
+class HomeLocked(StoreError):
+    """Another node holds this data directory."""
+
+    def __init__(self, home: Path, pid: int | None) -> None:
+        super().__init__(f"data directory {home}: in use by {f'process {pid}' if pid else 'another process'}")
+        self.home = home
+        self.pid = pid
+        self.hint = "talk to the running node (tilenode status), stop it (tilenode stop), or set another TILENODE_HOME"
+
+
+class DiskFull(StoreError):
+    """There is no room for what was to be written; nothing that was there before is lost."""
+
+    def __init__(self, place: Path, missing_bytes: int, free_bytes: int) -> None:
+        super().__init__(f"disk full at {place}: {missing_bytes} bytes more are needed, {free_bytes} are free")
+        self.place = place
+        self.missing_bytes = missing_bytes
+        self.free_bytes = free_bytes
+        self.hint = f"free at least {max(1, missing_bytes >> 20)} MiB there and try again; finished chunks are kept"
+
+
+class DiskFailed(StoreError):
+    """The operating system could not read or write a file of the store."""
+
+    def __init__(self, place: Path, error: OSError) -> None:
+        super().__init__(f"{place}: {(error.strerror or type(error).__name__).lower()}")
+        self.place = place
+        self.errno = error.errno
+        self.hint = "check the disk and the rights on that path"
+
+
+class BlobMissing(StoreError):
+    """The store does not hold this blob."""
+
+    def __init__(self, digest: Digest) -> None:
+        super().__init__(f"blob {short_digest(digest)}: not in the store")
+        self.digest = digest
+        self.hint = "fetch the model again: tilenode pull NAME --from PEER"
+
+
+class BlobTooLarge(StoreError):
+    """A blob is larger than what the reader can use."""
+
+    def __init__(self, digest: Digest, size: int, max_bytes: int) -> None:
+        super().__init__(f"blob {short_digest(digest)}: {size} bytes, at most {max_bytes} are read here")
+        self.digest = digest
+        self.size = size
+        self.max_bytes = max_bytes
+
+
+class LayerCorrupt(StoreError):
+    """A blob's bytes are not the ones that its digest names; it is not served and not loaded."""
+
+    def __init__(self, expected: Digest, actual: Digest | None, where: str = "") -> None:
+        found = f"got {short_digest(actual)}" if actual else "its bytes changed"
+        super().__init__(f"layer {short_digest(expected)}: {found}{where and f' {where}'}")
+        self.expected = expected
+        self.actual = actual
+        self.hint = "the bad copy is in quarantine; fetch the model again: tilenode pull NAME --from PEER"
+
+
+class ChunkCorrupt(StoreError):
+    """A chunk's bytes do not have the BLAKE3 hash that the chunk map names."""
+
+    def __init__(self, blob: Digest, index: int, offset: int) -> None:
+        super().__init__(f"layer {short_digest(blob)}: chunk {index} at byte {offset} does not hash to its name")
+        self.blob = blob
+        self.index = index
+        self.offset = offset
+
+
+class PartialBusy(StoreError):
+    """Something else is already fetching this layer."""
+
+    hint = "wait for the other pull to finish"
+
+    def __init__(self, digest: Digest) -> None:
+        super().__init__(f"layer {short_digest(digest)}: already being fetched")
+        self.digest = digest
+
+
+class PartialIncomplete(StoreError):
+    """A layer was to be finished while chunks of it are missing."""
+
+    def __init__(self, digest: Digest, missing: int) -> None:
+        super().__init__(f"layer {short_digest(digest)}: {missing} chunks are missing")
+        self.digest = digest
+        self.missing = missing
+
+
+class RefCorrupt(StoreError):
+    """The file that says which manifest a name stands for cannot be read."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"ref {path}: {reason}")
+        self.path = path
+        self.reason = reason
+        self.hint = "give the name a model again: tilenode create NAME, or tilenode pull NAME"
+
+
+class ModelUnknown(StoreError):
+    """No model has this name."""
+
+    def __init__(self, name: str, nearest: str | None = None) -> None:
+        super().__init__(f"model {name[:100]!r}: not in the store{f'; did you mean {nearest}?' if nearest else ''}")
+        self.name = name
+        self.nearest = nearest
+        self.hint = "see what there is: tilenode list"
+
+
+class SafetensorsInvalid(StoreError):
+    """A file is no safetensors file, or not all of it."""
+
+    hint = "copy or download the file again; a cut-off file is the usual cause"
+
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(f"{file}: {reason}")
+        self.file = file
+        self.reason = reason
+
+
+class BuildRefused(StoreError):
+    """A model cannot be built from what the recipe names; nothing was changed."""
+
+
+class BaseUnknown(BuildRefused):
+    """FROM names nothing that can be found here."""
+
+    def __init__(self, base: str) -> None:
+        super().__init__(f"FROM {base[:100]}: neither a directory nor a stored model")
+        self.base = base
+        self.hint = (
+            "FROM takes a stored name (see: tilenode list) or a directory with config.json and *.safetensors; "
+            "a repository of a model hub has to be downloaded into a directory first"
+        )
+
+
+class InstructionUnsupported(BuildRefused):
+    """The recipe has an instruction that would have no effect, so it is not accepted."""
+
+    def __init__(self, instruction: str) -> None:
+        super().__init__(f"{instruction}: not supported by this version")
+        self.instruction = instruction
+        self.hint = "FROM, PARAMETER, TEMPLATE, SYSTEM, MESSAGE and LICENSE take effect; take the line out"
+
+
+class FormatUnsupported(BuildRefused):
+    """The weights are in a format that is not read here."""
+
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(f"{file}: {reason}")
+        self.file = file
+        self.reason = reason
+        self.hint = "use the model's *.safetensors files, and keep other weight formats out of the directory"
+
+
+class SourceMissing(BuildRefused):
+    """A file that the model needs is not in the directory."""
+
+    def __init__(self, directory: Path, file: str) -> None:
+        super().__init__(f"{directory}: {file} is missing")
+        self.directory = directory
+        self.file = file
+        self.hint = "a model directory holds config.json, the tokenizer's files and *.safetensors"
+
+
+class SourceInvalid(BuildRefused):
+    """A file of the model cannot be read or is not what its name says."""
+
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(f"{file}: {reason}")
+        self.file = file
+        self.reason = reason
+
+
+class SourceEscapes(BuildRefused):
+    """A symbolic link in the model's directory leads out of it."""
+
+    hint = "copy the file itself into the directory"
+
+    def __init__(self, file: str) -> None:
+        super().__init__(f"{file}: a symbolic link out of the model's directory")
+        self.file = file
+
+
+class TensorMissing(BuildRefused):
+    """The weight index names a tensor or file that is not there."""
+
+    hint = "copy or download the whole model again"
+
+    def __init__(self, tensor: str, file: str) -> None:
+        super().__init__(f"tensor {tensor[:100]!r}: the index places it in {file[:100]}, where it is not")
+        self.tensor = tensor
+        self.file = file
+
+
+class WeightsNotFinite(BuildRefused):
+    """A weight is NaN or infinite: the model would answer nonsense in silence."""
+
+    hint = "this file is damaged or was badly converted; download or convert it again"
+
+    def __init__(self, file: str, tensor: str) -> None:
+        super().__init__(f"{file}: tensor {tensor[:100]!r} holds NaN or infinity")
+        self.file = file
+        self.tensor = tensor
