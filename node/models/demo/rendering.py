@@ -1,7 +1,7 @@
 """Conversations as the exact text of the chat template, cut into what the model is given and what it learns to write.
 
-`template.jinja` is the same rule for every other program (it is shipped inside tokenizer_config.json); this module knows
-besides which characters are the assistant's. A test holds the two equal.
+`template.jinja` is the same rule for every other program (it is shipped inside tokenizer_config.json); this module
+knows besides which characters are the assistant's. A test holds the two equal.
 """
 
 import json
