@@ -76,7 +76,8 @@ def ask(
 
 def figures(facts: Facts) -> str:
     """Return the figures of one answer on one line."""
+    speed = f"{facts['tokens_per_s']:.1f} tokens/s"
     return (
-        f"{facts['prompt_tokens']} tokens read, "
-        f"{facts['answer_tokens']} written at {facts['tokens_per_s']:.1f} tokens/s, first after {facts['first_token_s']:.2f} s, {facts['total_s']:.2f} s in all"
+        f"{facts['prompt_tokens']} tokens read, {facts['answer_tokens']} written at {speed}, "
+        f"the first after {facts['first_token_s']:.2f} s, {facts['total_s']:.2f} s in all"
     )

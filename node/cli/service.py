@@ -9,6 +9,7 @@ from node.cli.background import running_node
 from node.cli.client import ControlClient
 from node.cli.exit_codes import ExitCode
 from node.cli.invocation import Invocation
+from node.cli.processes import wait_for_exit
 from node.cli.render import Screen, format_age, format_bytes, format_did
 from node.config import DEFAULT_API_HOST, DEFAULT_API_PORT, DEFAULT_LISTEN, Config, parse_api_address
 from node.errors import NodeNotRunning, NodeStopFailed
@@ -130,27 +131,12 @@ def stop(invocation: Invocation) -> int:
 
 def _stop_node(invocation: Invocation, client: ControlClient) -> int:
     pid = int(client.get("/v1/ping")["pid"])
-    process = _process(pid)
     client.post("/v1/stop")
-    if process is not None:
-        import psutil
-
-        try:
-            process.wait(STOP_WAIT_S)
-        except psutil.TimeoutExpired as error:
-            raise NodeStopFailed(pid, STOP_WAIT_S) from error
+    if not wait_for_exit(pid, STOP_WAIT_S):
+        raise NodeStopFailed(pid, STOP_WAIT_S)
     invocation.screen.facts({"stopped": True, "pid": pid})
     invocation.screen.done("the node has stopped", "start it again", "tilenode serve")
     return ExitCode.OK
-
-
-def _process(pid: int) -> Any:
-    import psutil
-
-    try:
-        return psutil.Process(pid)
-    except psutil.NoSuchProcess:
-        return None
 
 
 def list_loaded(invocation: Invocation) -> int:

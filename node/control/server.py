@@ -1,0 +1,110 @@
+"""The two listeners that HTTP has here: the private Unix socket of the control API, and the API's loopback port."""
+
+import errno
+import os
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.config import Sockets
+from hypercorn.trio.run import worker_serve
+from hypercorn.utils import wrap_app
+
+from node.config import Home, make_private_directory
+from node.errors import HomeUnusable, PortInUse
+
+BACKLOG: Final = 128
+KEEP_ALIVE_S: Final = 60
+MAX_BODY_BYTES: Final = 64 * 1024 * 1024
+SOCKET_MODE: Final = 0o600
+
+
+def bind_control_socket(home: Home) -> socket.socket:
+    """Return a listening Unix socket at the home's control path, mode 0600, in place of a dead node's.
+
+    The caller holds the home's lock, so whatever lies at the path belongs to nobody.
+
+    Raises:
+        HomeUnusable: the directory cannot be made private, or the path cannot be bound.
+    """
+    path = home.control_socket
+    make_private_directory(path.parent)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.unlink(missing_ok=True)
+        # The directory is closed to others already; the mode closes the moment between bind and chmod as well.
+        previous = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(previous)
+        path.chmod(SOCKET_MODE)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise HomeUnusable(path, error.strerror or str(error)) from error
+    return listener
+
+
+def bind_api_socket(host: str, port: int, *, or_any_port: bool) -> socket.socket:
+    """Return a listening TCP socket at HOST:PORT; with `or_any_port` at another port where that one is in use.
+
+    Raises:
+        PortInUse: another program holds the port.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        try:
+            listener.bind((host, port))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not or_any_port:
+                raise
+            listener.close()
+            return bind_api_socket(host, 0, or_any_port=False)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse("API", f"{host}:{port}") from error
+        raise
+    return listener
+
+
+def api_url(listener: socket.socket) -> str:
+    """Return the URL at which a bound API socket answers."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def serve_http(
+    app: Any, listener: socket.socket, grace_s: float, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serve an ASGI `app` on a socket that listens already, until cancelled; started once it accepts."""
+    config = HypercornConfig()
+    config.accesslog = None
+    config.errorlog = None
+    config.graceful_timeout = grace_s
+    config.keep_alive_timeout = KEEP_ALIVE_S
+    config.include_server_header = False
+    sockets = Sockets([], [listener], [])
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_serve, wrap_app(app, MAX_BODY_BYTES, None), config, sockets)
+        task_status.started()
+        await trio.sleep_forever()
+
+
+async def _serve(
+    app: Any, config: HypercornConfig, sockets: Sockets, *, task_status: trio.TaskStatus[list[str]]
+) -> None:
+    await worker_serve(app, config, sockets=sockets, task_status=task_status)
+
+
+def remove_control_socket(path: Path) -> None:
+    """Remove the socket's file, so that the next command sees at once that nobody listens."""
+    path.unlink(missing_ok=True)

@@ -1,0 +1,76 @@
+"""The node as a process: log files, signals, the ready line, and a stop that is graceful and bounded."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import trio
+
+from node.app import run_node
+from node.config import Config, make_private_directory
+from node.log_files import open_log_files
+
+# What the graceful stop may take beyond its own deadline before the process simply ends. Ending so loses nothing:
+# every write here survives a kill at any point.
+FORCED_EXIT_AFTER_S: Final = 5.0
+_log = logging.getLogger("tilenode.daemon")
+
+
+def run_daemon(config: Config, ready: Callable[[Mapping[str, Any]], None]) -> None:
+    """Run the node of `config` until a signal or the control API stops it; call `ready` once it accepts work.
+
+    Raises:
+        NodeError, StoreError, IdentityError: it cannot start, and why.
+    """
+    make_private_directory(config.home.root)
+    make_private_directory(config.home.logs)
+    open_log_files(config.home.logs)
+    try:
+        trio.run(_run, config, ready)
+    except* Exception as group:
+        raise _first_cause(group) from None
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """Return the first plain error inside nested groups: one failure is one message."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _run(config: Config, ready: Callable[[Mapping[str, Any]], None]) -> None:
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_watch_signals, stop, config.stop_grace_s)
+        await run_node(config, ready, stop)
+        nursery.cancel_scope.cancel()
+
+
+async def _watch_signals(
+    stop: trio.Event, grace_s: float, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Turn the first SIGTERM or SIGINT into a graceful stop; a second one, or a stop that hangs, ends the process."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            if stop.is_set():
+                _log.warning("stop_forced", extra={"reason": "second signal"})
+                os._exit(128 + number)
+            _log.info("stop_requested", extra={"signal": signal.Signals(number).name})
+            bound_the_stop(grace_s)
+            stop.set()
+
+
+def bound_the_stop(grace_s: float) -> None:
+    """End the process where a graceful stop takes too long: a thread, since the event loop may be what hangs."""
+    timer = threading.Timer(grace_s + FORCED_EXIT_AFTER_S, _end_process)
+    timer.daemon = True
+    timer.start()
+
+
+def _end_process() -> None:
+    _log.warning("stop_forced", extra={"reason": "the graceful stop took too long"})
+    os._exit(0)

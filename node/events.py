@@ -1,0 +1,48 @@
+"""What happens on the node, told to whoever listens: the control API's event streams."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+# A listener that reads slower than this many events loses the oldest; it is told how many.
+LISTENER_BUFFER: Final = 256
+Event = Mapping[str, object]
+
+
+class Events:
+    """Hands every published event to every listener; a slow listener never holds the node up."""
+
+    def __init__(self) -> None:
+        self._listeners: set[_Listener] = set()
+
+    def publish(self, event: Event) -> None:
+        """Give `event` to all listeners; never blocks. Events carry facts, never prompts, answers or keys."""
+        for listener in self._listeners:
+            listener.take(event)
+
+    @asynccontextmanager
+    async def listen(self) -> AsyncIterator[trio.MemoryReceiveChannel[Event]]:
+        """Give a channel of the events from now on."""
+        listener = _Listener()
+        self._listeners.add(listener)
+        try:
+            yield listener.channel
+        finally:
+            self._listeners.discard(listener)
+
+
+class _Listener:
+    def __init__(self) -> None:
+        self._send, self.channel = trio.open_memory_channel[Event](LISTENER_BUFFER)
+        self._lost = 0
+
+    def take(self, event: Event) -> None:
+        try:
+            if self._lost:
+                self._send.send_nowait({"event": "lost", "count": self._lost})
+                self._lost = 0
+            self._send.send_nowait(event)
+        except trio.WouldBlock:
+            self._lost += 1
