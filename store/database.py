@@ -95,7 +95,7 @@ class Database:
     def reading(self) -> Iterator[Any]:
         """Give the connection for reads that must see one state of the database."""
         with self._lock, _named_errors(self.path):
-            if self._depth:
+            if self._connection.in_transaction:
                 yield self._connection
                 return
             self._connection.execute("BEGIN DEFERRED")

@@ -1,0 +1,257 @@
+"""The feeds of all devices of this person, as kept: append to the own one, take in others, hand out what lacks.
+
+Everything that is acknowledged was committed with a flush to the disk. Source: specs/0013.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from identity.did import DeviceId
+from identity.keys import DeviceKey
+from protocol.devices import Statement, author_limits
+from protocol.feed import (
+    EMPTY_HEAD,
+    NO_CHAT,
+    Body,
+    ChatBody,
+    ChatId,
+    DeviceBody,
+    Entry,
+    EntryId,
+    Head,
+    chat_id_of,
+    hybrid_time_ms,
+    parse_entry,
+    sign_entry,
+)
+from protocol.sync import BATCH_OVERHEAD_BYTES, ENTRY_OVERHEAD_BYTES, MAX_BATCH_ENTRIES
+from protocol.text import clean_name
+from protocol.version_vector import MAX_AUTHORS, Held, VersionVector, first_missing
+from store.database import Database
+from store.errors import DeviceRemoved, FeedForked
+from store.intake import Intake, ReceiveReport, head_of, insert_entry, verified
+
+_NEXT_ENTRIES: Final = """
+    SELECT arrival, author, sequence, chat, encoded FROM feed_entries
+    WHERE arrival > ? AND arrival <= ? ORDER BY arrival
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """What the other device lacks: per author the first sequence, and the span of arrivals still to look through."""
+
+    first: Mapping[DeviceId, int]
+    after: int
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingBatch:
+    """Entries for one batch, the chats they belong to, and where the next batch begins. Empty when nothing is left."""
+
+    entries: list[bytes]
+    chats: frozenset[ChatId]
+    rest: Outgoing
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """The evidence that an author signed two histories: both entries as they were signed."""
+
+    author: DeviceId
+    held: Entry
+    other: Entry
+    found_ms: int
+
+
+class Feeds:
+    """Every feed that this device holds; the own one is written by `key`.
+
+    `linked` says whether a device is a directly linked own device right now; `now_ms` is the wall clock.
+    """
+
+    def __init__(
+        self, database: Database, key: DeviceKey, linked: Callable[[DeviceId], bool], now_ms: Callable[[], int]
+    ) -> None:
+        self.me: Final = key.did
+        self.database: Final = database
+        self._key = key
+        self._linked = linked
+        self._now_ms = now_ms
+        self._refused: set[DeviceId] = set()
+
+    def append(self, body: Body, chat: ChatId = NO_CHAT) -> Entry:
+        """Sign and keep the next entry of the own feed; a `ChatBody` begins the chat that its sequence derives.
+
+        Raises:
+            FeedForked: the own feed was continued somewhere else.
+            ContentTooLarge, EntryInvalid: the body is over a cap; nothing was written.
+        """
+        with self.database.transaction() as connection:
+            head = head_of(connection, self.me)
+            if _forked(connection, self.me):
+                raise FeedForked(self.me, head.sequence)
+            if isinstance(body, ChatBody):
+                chat = chat_id_of(self.me, head.sequence + 1)
+            newest_ms = connection.execute(
+                "SELECT coalesce(max(time_ms), 0) FROM feed_entries WHERE chat = ?", (bytes.fromhex(chat),)
+            ).fetchone()[0]
+            entry = sign_entry(self._key, head, hybrid_time_ms(self._now_ms(), newest_ms), chat, body)
+            insert_entry(connection, entry)
+        return entry
+
+    def note_device(self, did: DeviceId, nickname: str, added: bool) -> Entry | None:
+        """Vouch for a device of the same person, or take that back for ever; None where the feed says so already.
+
+        Raises:
+            DeviceRemoved: it was removed here before and can not be added again.
+        """
+        with self.database.transaction() as connection:
+            said = _statement_of(connection, self.me, did)
+            if said is not None and not said.added:
+                if added:
+                    raise DeviceRemoved(did, nickname)
+                return None
+            if said is not None and added:
+                return None
+            last = 0 if added else head_of(connection, did).sequence
+            return self.append(DeviceBody(did, clean_name(nickname), added, last))
+
+    def is_removed(self, did: DeviceId) -> bool:
+        """Return whether `did` was removed here."""
+        with self.database.reading() as connection:
+            said = _statement_of(connection, self.me, did)
+        return said is not None and not said.added
+
+    def receive(self, batch: Sequence[bytes]) -> ReceiveReport:
+        """Verify a batch and keep of it what follows on what is held, in one transaction.
+
+        Entries of authors that are not trusted, and those after a gap or a fork, are refused and counted.
+
+        Raises:
+            EntryInvalid, EntrySignatureInvalid: one of the entries is not genuine; nothing of the batch is kept.
+        """
+        entries = verified(batch)
+        with self.database.transaction() as connection:
+            intake = Intake(connection, self._limits, self._now_ms())
+            for entry in entries:
+                intake.take(entry)
+        room = MAX_AUTHORS - len(self._refused)
+        self._refused.update(sorted(intake.refused_authors)[:room])
+        return intake.report()
+
+    def reconsider(self) -> bool:
+        """Return whether an author that was refused earlier is acceptable now, so that another round is worth it."""
+        with self.database.reading() as connection:
+            limits = self._limits(connection, self._refused)
+            welcome = {did for did in self._refused if limits.get(did, 0) > head_of(connection, did).sequence}
+            welcome -= _forked_authors(connection)
+        self._refused -= welcome
+        return bool(welcome)
+
+    def version_vector(self) -> VersionVector:
+        """Return what this device holds of every author, and of whom it takes nothing more."""
+        with self.database.reading() as connection:
+            return self._vector(connection)
+
+    def outgoing(self, theirs: VersionVector) -> Outgoing:
+        """Return what the device that holds `theirs` lacks, as of now: what arrives later is for a later round."""
+        with self.database.reading() as connection:
+            first = first_missing(self._vector(connection), theirs, lambda did, at: _id_at(connection, did, at))
+            until = connection.execute("SELECT coalesce(max(arrival), 0) FROM feed_entries").fetchone()[0]
+            starts = [_arrival_of(connection, did, sequence) for did, sequence in first.items()]
+        return Outgoing(first, min(starts, default=until + 1) - 1, until)
+
+    def next_batch(self, outgoing: Outgoing, max_bytes: int) -> OutgoingBatch:
+        """Return the next entries in order of arrival, as many as fit a batch message of `max_bytes`."""
+        room = max_bytes - BATCH_OVERHEAD_BYTES
+        entries: list[bytes] = []
+        chats: set[bytes] = set()
+        after = outgoing.until
+        with self.database.reading() as connection:
+            rows = connection.execute(_NEXT_ENTRIES, (outgoing.after, outgoing.until))
+            for arrival, author, sequence, chat, encoded in rows:
+                if sequence < outgoing.first.get(author, sequence + 1):
+                    continue
+                room -= len(encoded) + ENTRY_OVERHEAD_BYTES
+                if room < 0 or len(entries) == MAX_BATCH_ENTRIES:
+                    after = arrival - 1
+                    break
+                entries.append(encoded)
+                chats.add(chat)
+        rest = Outgoing(outgoing.first, after, outgoing.until)
+        return OutgoingBatch(entries, frozenset(ChatId(chat.hex()) for chat in chats if chat), rest)
+
+    def forks(self) -> list[Fork]:
+        """Return the evidence of every forked feed."""
+        with self.database.reading() as connection:
+            rows = connection.execute("SELECT author, held, other, found_ms FROM feed_forks ORDER BY author").fetchall()
+        return [Fork(DeviceId(did), parse_entry(held), parse_entry(other), at) for did, held, other, at in rows]
+
+    def verify(self) -> int:
+        """Check every signature and every chain again and return how many entries are held.
+
+        Raises:
+            EntryInvalid, EntrySignatureInvalid: an entry is not what its author signed.
+            FeedForked: an entry does not follow on the one before it.
+        """
+        count = 0
+        heads: dict[DeviceId, Head] = {}
+        with self.database.reading() as connection:
+            for (encoded,) in connection.execute("SELECT encoded FROM feed_entries ORDER BY author, sequence"):
+                (entry,) = verified([encoded])
+                head = heads.get(entry.author, EMPTY_HEAD)
+                if (entry.sequence, entry.previous) != (head.sequence + 1, head.id):
+                    raise FeedForked(entry.author, head.sequence)
+                heads[entry.author] = Head(entry.sequence, entry.id)
+                count += 1
+        return count
+
+    def _vector(self, connection: Any) -> VersionVector:
+        heads = {
+            DeviceId(author): Head(sequence, EntryId(raw.hex()))
+            for author, sequence, raw in connection.execute("SELECT author, sequence, id FROM feed_heads")
+        }
+        for did in sorted(self._refused - heads.keys())[: MAX_AUTHORS - len(heads)]:
+            heads[did] = EMPTY_HEAD
+        limits = self._limits(connection, heads)
+        forked = _forked_authors(connection)
+        return VersionVector(
+            {did: Held(head, did in forked or limits.get(did, 0) <= head.sequence) for did, head in heads.items()}
+        )
+
+    def _limits(self, connection: Any, authors: Any) -> Mapping[DeviceId, int]:
+        rows = connection.execute("SELECT introducer, did, added, last FROM feed_devices")
+        statements = [Statement(DeviceId(who), DeviceId(did), bool(added), last) for who, did, added, last in rows]
+        return author_limits(self.me, self._linked, statements, authors)
+
+
+def _statement_of(connection: Any, introducer: DeviceId, did: DeviceId) -> Statement | None:
+    row = connection.execute(
+        "SELECT added, last FROM feed_devices WHERE introducer = ? AND did = ?", (introducer, did)
+    ).fetchone()
+    return None if row is None else Statement(introducer, did, bool(row[0]), row[1])
+
+
+def _forked(connection: Any, author: DeviceId) -> bool:
+    return connection.execute("SELECT 1 FROM feed_forks WHERE author = ?", (author,)).fetchone() is not None
+
+
+def _forked_authors(connection: Any) -> set[DeviceId]:
+    return {DeviceId(author) for (author,) in connection.execute("SELECT author FROM feed_forks")}
+
+
+def _id_at(connection: Any, author: DeviceId, sequence: int) -> EntryId | None:
+    row = connection.execute(
+        "SELECT id FROM feed_entries WHERE author = ? AND sequence = ?", (author, sequence)
+    ).fetchone()
+    return None if row is None else EntryId(row[0].hex())
+
+
+def _arrival_of(connection: Any, author: DeviceId, sequence: int) -> int:
+    row = connection.execute(
+        "SELECT arrival FROM feed_entries WHERE author = ? AND sequence = ?", (author, sequence)
+    ).fetchone()
+    return int(row[0])
