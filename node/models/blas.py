@@ -10,8 +10,8 @@ LIBRARIES = ("libopenblas.so.0", "libblis.so.4")
 def preload_blas() -> str | None:
     """Load a fast BLAS so that mlx uses it, and give the name of the library, or None when there is none or no need.
 
-    The mlx wheel for Linux brings a reference BLAS that is 20 to 50 times slower in float32. Symbols loaded globally come
-    before it, so this must run before the first `import mlx` of the process. On macOS mlx uses the system's own.
+    The mlx wheel for Linux brings a reference BLAS that is 20 to 50 times slower in float32. Symbols loaded globally
+    come before it, so this must run before the first `import mlx` of the process. On macOS mlx uses the system's own.
     """
     if sys.platform != "linux":
         return None

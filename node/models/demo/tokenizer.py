@@ -1,9 +1,9 @@
 """The demo model's tokenizer: 2,048 byte-level BPE tokens, single digits, one token for each mark of the template.
 
 Training is deterministic: one corpus gives one tokenizer on every machine. It does not give the shipped file again:
-that one was learned before the corpus or its library reached their present state (1,986 of 2,040 learned tokens exist in
-both, 627 under the same number), and it was kept through all later stages because the weights depend on it. So a later
-stage of training starts from the shipped files, and only a model trained from nothing gets a new tokenizer.
+that one was learned before the corpus or its library reached their present state (1,986 of 2,040 learned tokens exist
+in both, 627 under the same number), and it was kept through all later stages because the weights depend on it. So a
+later stage of training starts from the shipped files, and only a model trained from nothing gets a new tokenizer.
 """
 
 import json
