@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import io
 import itertools
 import os
 import stat
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Final
+from typing import Final
 
 from store.errors import DiskFailed, DiskFull
 
@@ -56,7 +57,7 @@ def make_directories(directory: Path) -> None:
     flush_directory(directory.parent)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.FileIO:
     """Return `path` opened for reading when it is a regular file itself, no link to one.
 
     Raises:
@@ -67,7 +68,7 @@ def open_regular(path: Path) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return open(descriptor, "rb", buffering=0)  # noqa: PTH123 a descriptor, not a path
+    return io.FileIO(descriptor, "rb")
 
 
 @contextmanager
@@ -126,7 +127,7 @@ class Temporary:
             except FileExistsError:  # left by a killed process that had this number
                 self.path = directory / f"{os.getpid()}-{next(_counter)}"
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        self.file: BinaryIO = open(descriptor, "w+b", buffering=0)  # noqa: PTH123 a descriptor, not a path
+        self.file = io.FileIO(descriptor, "r+b")
 
     def write(self, data: bytes | memoryview) -> None:
         """Write all of `data`."""

@@ -1,0 +1,52 @@
+"""One node at a time holds a data directory."""
+
+import fcntl
+import io
+import os
+from pathlib import Path
+from types import TracebackType
+
+from store.disk import PRIVATE, disk_errors, make_directories
+from store.errors import HomeLocked
+
+MAX_PID_CHARS = 20
+
+
+class HomeLock:
+    """Holds `home` for this process from the moment it is made until `release`, or until the process is gone.
+
+    The operating system lets go of it after any kind of death, so there is no stale lock to clean up.
+
+    Raises:
+        HomeLocked: another process holds it; the error names it.
+        DiskFull, DiskFailed: the lock file cannot be made.
+    """
+
+    def __init__(self, home: Path) -> None:
+        path = home / "node.lock"
+        with disk_errors(path):
+            make_directories(home)
+            self._file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE), "r+")
+        try:
+            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = _read_pid(self._file)
+            self._file.close()
+            raise HomeLocked(home, pid) from None
+        self._file.truncate(0)
+        self._file.write(f"{os.getpid()}\n".encode())
+
+    def release(self) -> None:
+        """Let another node have the directory."""
+        self._file.close()
+
+    def __enter__(self) -> "HomeLock":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.release()
+
+
+def _read_pid(file: io.FileIO) -> int | None:
+    text = file.read(MAX_PID_CHARS).strip()
+    return int(text) if text.isdigit() else None
