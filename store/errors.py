@@ -3,6 +3,8 @@
 The message says what failed, where and what was found; `hint` says what to do about it.
 
     StoreError
+    ├── PeerUnknown
+    ├── PeerAmbiguous
     ├── HomeLocked
     ├── DiskFull
     ├── DiskFailed
@@ -449,3 +451,23 @@ class EvidenceDamaged(StoreError):
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+
+
+class PeerUnknown(StoreError):
+    """No linked peer has this nickname or DID."""
+
+    hint = "see who is linked: tilenode link list-peers"
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"no linked peer is called {text[:80]!r}")
+        self.text = text
+
+
+class PeerAmbiguous(StoreError):
+    """Several linked peers have this nickname, or a DID that begins so."""
+
+    def __init__(self, text: str, dids: tuple[str, ...]) -> None:
+        super().__init__(f"{text[:80]!r} fits {len(dids)} linked peers: {', '.join(dids)}")
+        self.text = text
+        self.dids = dids
+        self.hint = f"name one by its DID: {dids[0]}"

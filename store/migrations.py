@@ -9,6 +9,28 @@ from typing import Any, Final
 from store.errors import DatabaseTooNew
 
 PEERS_V1: Final = """
+CREATE TABLE peers (
+    did TEXT PRIMARY KEY,
+    nickname TEXT NOT NULL,
+    scope TEXT NOT NULL CHECK (scope IN ('own-device', 'models-only')),
+    linked_s INTEGER NOT NULL,
+    last_contact_s INTEGER,
+    refused_s INTEGER
+) STRICT;
+CREATE TABLE peer_addresses (
+    did TEXT NOT NULL REFERENCES peers (did) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    address TEXT NOT NULL,
+    PRIMARY KEY (did, position)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE peer_tombstones (
+    did TEXT PRIMARY KEY,
+    removed_s INTEGER NOT NULL
+) STRICT;
+CREATE TABLE used_tickets (
+    ticket_hash BLOB PRIMARY KEY CHECK (length(ticket_hash) = 32),
+    forget_after_s INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 """
 
 OFFERS_V1: Final = """
