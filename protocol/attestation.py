@@ -23,7 +23,7 @@ PREDICATE_TYPES: Final[Mapping[EventKind, str]] = {
 }
 BUILD_TYPE: Final = "urn:tilenode:build:modelfile:v1"
 SALT_ANNOTATION: Final = "tilenode.salt"
-MAX_STATEMENT_BYTES: Final = 384 * 1024
+MAX_STATEMENT_BYTES: Final = 360 * 1024
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def parse_statement(payload: bytes, kind: EventKind) -> Statement:
     """Return the statement of the event `kind` in `payload`, whose signature has been verified before.
 
     Raises:
-        StatementInvalid: larger than 384 KiB, not canonical, of another predicate, or without model or salt.
+        StatementInvalid: larger than 360 KiB, not canonical, of another predicate, or without model or salt.
     """
     try:
         document = decode_json(payload, MAX_STATEMENT_BYTES, "statement")
