@@ -1,0 +1,58 @@
+"""What the worker process gives up before it reads a stranger's model: network, core dumps, new privileges."""
+
+import ctypes
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Final
+
+_CLONE_NEWNET: Final = 0x4000_0000
+_CLONE_NEWUSER: Final = 0x1000_0000
+_PR_SET_DUMPABLE: Final = 4
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_NETWORK_EVENTS: Final = frozenset(
+    {"socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"}
+)
+# What a library could start in this process's name; the compiler that MLX calls on CPU is started from C++.
+_PROCESS_EVENTS: Final = frozenset({"subprocess.Popen", "os.exec", "os.posix_spawn", "os.system"})
+
+
+class NotAllowedHere(PermissionError):
+    """Code in the worker tried what the worker gave up."""
+
+
+def confine() -> tuple[str, ...]:
+    """Give up what a model worker never needs; return notes about what the system did not let it give up.
+
+    Call once, first, while the process has one thread. On Linux the process moves into an empty network namespace;
+    on every system Python code is kept from opening connections.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    notes: list[str] = []
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        if not _leave_network(libc):
+            notes.append("the system allows no empty network namespace; only Python code is kept from the network")
+        libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    sys.addaudithook(_refuse)
+    return tuple(notes)
+
+
+def _leave_network(libc: ctypes.CDLL) -> bool:
+    if libc.unshare(_CLONE_NEWNET) == 0:
+        return True
+    user, group = os.getuid(), os.getgid()
+    if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
+        return False
+    # Without these maps files could not be created: the process would own nothing that has a name outside.
+    Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
+    Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="ascii")
+    Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="ascii")
+    return True
+
+
+def _refuse(event: str, _arguments: object) -> None:
+    if event in _NETWORK_EVENTS or event in _PROCESS_EVENTS:
+        raise NotAllowedHere(f"{event} is not allowed in the model worker")

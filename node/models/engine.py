@@ -1,0 +1,314 @@
+"""The one place that knows mlx-lm: load a model strictly, render, tokenize, and yield tokens.
+
+Every call must come from the thread that loaded the model. Internal signatures of mlx-lm change between patch
+releases; this file is where that is absorbed.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import mlx.core as mx
+import psutil  # type: ignore[import-untyped]  # it publishes none
+from mlx.utils import tree_flatten
+from mlx_lm import utils
+from mlx_lm.models.cache import make_prompt_cache
+
+from node.models.errors import CapabilityMissing, ModelRefused, OptionInvalid, PromptTooLong, TemplateInvalid
+from node.models.limits import TimeUsedUp, bounded
+from node.models.sampler import Sampler
+from node.models.templates import render_chat
+from protocol.worker import Sampling
+
+# mlx-lm publishes no types for most of what is used here.
+_mlx_lm: Final[Any] = utils
+_mx: Final[Any] = mx
+PREFILL_TOKENS: Final = 256
+MAX_CONFIG_BYTES: Final = 4 * 1024 * 1024
+FALLBACK_CONTEXT_TOKENS: Final = 4096
+# Of the memory that is free, what float32 weights may take; the rest is for the cache and everybody else.
+FLOAT32_SHARE: Final = 0.6
+_MODEL_TYPE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_CONTEXT_KEYS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """So many of the prompt's tokens have been read."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Token:
+    """The model chose this token; `last` is the model's own end-of-answer."""
+
+    value: int
+    last: bool
+
+
+class Engine:
+    """A loaded model with its tokenizer."""
+
+    def __init__(self, model: Any, tokenizer: Any, config: Mapping[str, Any]) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self.architecture = str(config["model_type"])
+        self.vocabulary = _vocabulary(model, config, tokenizer)
+        self.context_tokens = _context_tokens(config)
+        self.can_think = bool(tokenizer.has_thinking) and self._template_knows("enable_thinking", tokenizer.think_start)
+        self.can_use_tools = bool(tokenizer.has_tool_calling)
+        self.has_template = bool(tokenizer.has_chat_template)
+
+    @classmethod
+    def load(cls, directory: Path) -> "Engine":
+        """Return the model in `directory`, every tensor checked against what its architecture needs.
+
+        Raises:
+            ModelRefused: unknown architecture, missing or extra tensors, damaged files, code instead of a model.
+        """
+        config = _read_config(directory)
+        try:
+            model, config = _mlx_lm.load_model(directory, lazy=True, strict=True, trust_remote_code=False)
+            model = _in_fast_type(model)
+            mx.eval(model.parameters())
+            tokenizer = _mlx_lm.load_tokenizer(
+                directory, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id")
+            )
+            return cls(model, tokenizer, config)
+        except Exception as error:  # a model's files can make mlx-lm raise anything; the load is refused
+            raise ModelRefused(_one_line(error)) from error
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that MLX holds now."""
+        return int(mx.get_active_memory())
+
+    @property
+    def think_tags(self) -> tuple[str, str] | None:
+        """What opens and closes the thinking in the model's text, or None."""
+        tokenizer = self._tokenizer
+        return (tokenizer.think_start, tokenizer.think_end) if tokenizer.has_thinking else None
+
+    @property
+    def tool_tags(self) -> tuple[str, str] | None:
+        """What opens and closes a tool call in the model's text, or None."""
+        tokenizer = self._tokenizer
+        return (tokenizer.tool_call_start, tokenizer.tool_call_end) if tokenizer.has_tool_calling else None
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        template: str | None,
+        thinking: bool,
+    ) -> str:
+        """Return the prompt text for `messages`; `template` replaces the model's own.
+
+        Raises:
+            TemplateInvalid: the template is broken, went over its limits or refused the messages.
+            CapabilityMissing: the model has no chat template, and none was given.
+        """
+        chosen = template or self._own_template(bool(tools))
+        try:
+            with bounded():
+                if chosen is None:
+                    return self._render_by_code(messages, tools, thinking)
+                return render_chat(
+                    chosen,
+                    messages,
+                    tools=tools,
+                    thinking=thinking,
+                    special_tokens=self._special_tokens(),
+                    now=datetime.now().astimezone(),
+                )
+        except TimeUsedUp as error:
+            raise TemplateInvalid(str(error)) from error
+
+    def encode_chat(self, text: str) -> list[int]:
+        """Return the tokens of a rendered chat; the template wrote its own special tokens."""
+        return [int(token) for token in self._tokenizer.encode(text, add_special_tokens=False)]
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Return the tokens of a prompt that no template touched, with the model's beginning-of-text token."""
+        begin = self._tokenizer.bos_token
+        add = begin is None or not text.startswith(begin)
+        return [int(token) for token in self._tokenizer.encode(text, add_special_tokens=add)]
+
+    def detokenizer(self) -> Any:
+        """Return a fresh streaming detokenizer: `add_token`, `finalize`, `last_segment`."""
+        return self._tokenizer.detokenizer
+
+    def parse_tool_call(self, text: str, tools: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+        """Return (name, arguments as JSON text) of each call in `text`, what stood between the tool tags; empty: none.
+
+        A model can write anything there; what the parser of its family does not take is no call.
+        """
+        try:
+            parsed = self._tokenizer.tool_parser(text, list(tools))
+            calls = parsed if isinstance(parsed, list) else [parsed]
+            return [(_call_name(call), json.dumps(call.get("arguments") or {})) for call in calls]
+        except (ValueError, KeyError, TypeError, AttributeError, SyntaxError, IndexError):
+            return []
+
+    def tokens(
+        self, prompt: Sequence[int], sampling: Sampling, num_ctx: int, cancelled: Callable[[], bool]
+    ) -> Iterator[Prefilled | Token]:
+        """Yield the reading of `prompt` in steps of 256 tokens, then token after token.
+
+        Ends by itself after the model's end-of-answer token, when the context window of `num_ctx` tokens is full, or
+        within one step of `cancelled()` turning true. The window is never larger than the model was trained for.
+
+        Raises:
+            PromptTooLong: `prompt` leaves no room in the window.
+            OptionInvalid: a token id beyond the vocabulary.
+            ModelRefused: the model computes values that are no numbers.
+        """
+        window = min(num_ctx, self.context_tokens)
+        self._require_prompt(prompt, window)
+        cache = make_prompt_cache(self._model)
+        for done in range(0, len(prompt) - 1, PREFILL_TOKENS):
+            if cancelled():
+                return
+            step = prompt[done : min(done + PREFILL_TOKENS, len(prompt) - 1)]
+            self._model(mx.array([step]), cache=cache)
+            mx.eval([layer.state for layer in cache])
+            mx.clear_cache()
+            yield Prefilled(done + len(step), len(prompt))
+        if not cancelled():
+            yield from self._decode(prompt, Sampler(sampling, prompt, self.vocabulary), cache, window, cancelled)
+
+    def _decode(
+        self, prompt: Sequence[int], sampler: Sampler, cache: list[Any], window: int, cancelled: Callable[[], bool]
+    ) -> Iterator[Token]:
+        logits = self._model(mx.array([prompt[-1:]]), cache=cache)[:, -1, :]
+        finite = mx.isfinite(mx.logsumexp(logits))
+        token = sampler(logits)
+        mx.eval(token, finite)
+        if not finite.item():
+            raise ModelRefused("it computes values that are no numbers")
+        for count in range(len(prompt) + 1, window + 1):
+            following = None
+            if count < window:
+                # The next step is computed while this token is on its way to the reader.
+                following = sampler(self._model(token[None], cache=cache)[:, -1, :])
+                _mx.async_eval(following)
+            value: int = token.item()  # type: ignore[assignment]  # an array of whole numbers
+            last = value in self._tokenizer.eos_token_ids
+            yield Token(value, last)
+            if last or following is None or cancelled():
+                return
+            token = following
+            if count % 256 == 0:
+                mx.clear_cache()
+
+    def _require_prompt(self, prompt: Sequence[int], window: int) -> None:
+        if not prompt:
+            raise CapabilityMissing(self.architecture, "an empty prompt")
+        if min(prompt) < 0 or max(prompt) >= self.vocabulary:
+            raise OptionInvalid("context", max(prompt), f"token ids below {self.vocabulary}")
+        if len(prompt) >= window:
+            raise PromptTooLong(len(prompt), window)
+
+    def _own_template(self, with_tools: bool) -> str | None:
+        template = self._tokenizer.chat_template
+        if isinstance(template, dict):
+            template = template.get("tool_use" if with_tools else "default") or template.get("default")
+        return template if isinstance(template, str) else None
+
+    def _template_knows(self, *words: str) -> bool:
+        template = self._own_template(False)
+        return template is None or any(word in template for word in words)
+
+    def _render_by_code(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], thinking: bool
+    ) -> str:
+        # Some families have no Jinja template: mlx-lm renders them with code of its own, never the publisher's.
+        if not self.has_template:
+            raise CapabilityMissing(self.architecture, "chat")
+        try:
+            rendered = self._tokenizer.apply_chat_template(
+                list(messages),
+                tools=list(tools) or None,
+                add_generation_prompt=True,
+                tokenize=False,
+                enable_thinking=thinking,
+            )
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise TemplateInvalid(_one_line(error)) from error
+        return str(rendered)
+
+    def _special_tokens(self) -> dict[str, str]:
+        return {name: str(text) for name, text in self._tokenizer.special_tokens_map.items() if isinstance(text, str)}
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    path = directory / "config.json"
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ModelRefused(f"config.json has more than {MAX_CONFIG_BYTES} bytes")
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelRefused(f"config.json: {_one_line(error)}") from error
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(model_type, str) or not _MODEL_TYPE.fullmatch(model_type):
+        raise ModelRefused("config.json names no model_type")
+    if config.get("model_file") is not None:
+        raise ModelRefused("it brings code of its own (model_file), which is never run")
+    _require_architecture(model_type, config)
+    return dict(config)
+
+
+def _require_architecture(model_type: str, config: dict[str, Any]) -> None:
+    try:
+        _mlx_lm._get_classes(config)
+    except (ValueError, AttributeError, ImportError) as error:
+        raise ModelRefused(f"unknown architecture {model_type!r}") from error
+
+
+def _in_fast_type(model: Any) -> Any:
+    # On CPUs half precision is emulated: float32 with OpenBLAS is 10 to 60 times faster. Metal keeps the native type.
+    if mx.default_device() != mx.cpu or sys.platform != "linux":
+        return model
+    room = psutil.virtual_memory().available * FLOAT32_SHARE
+    if _mlx_lm.get_total_parameters(model) * 4 > room:
+        return model
+    if any(path.endswith(".scales") for path in dict(tree_flatten(model.parameters()))):
+        model = _mlx_lm.dequantize_model(model)
+    model.set_dtype(mx.float32)
+    return model
+
+
+def _vocabulary(model: Any, config: Mapping[str, Any], tokenizer: Any) -> int:
+    nested = config.get("text_config")
+    for source in (config, nested if isinstance(nested, dict) else {}):
+        if isinstance(size := source.get("vocab_size"), int):
+            return size
+    size = getattr(getattr(model, "args", None), "vocab_size", None)
+    return size if isinstance(size, int) else len(tokenizer)
+
+
+def _context_tokens(config: Mapping[str, Any]) -> int:
+    nested = config.get("text_config")
+    for source in (config, nested if isinstance(nested, dict) else {}):
+        for key in _CONTEXT_KEYS:
+            if isinstance(size := source.get(key), int) and size > 0:
+                return size
+    return FALLBACK_CONTEXT_TOKENS
+
+
+def _call_name(call: Mapping[str, Any]) -> str:
+    name = call["name"]
+    if not isinstance(name, str) or not name:
+        raise ValueError("a tool call without a name")
+    return name
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,133 @@
+"""Named errors of `node.models`: what can go wrong between a question and its answer.
+
+node.errors.NodeError
+└── ModelError
+    ├── ModelNotFound        no such model in the store
+    ├── RequestRefused       the request cannot be served as it stands
+    │   ├── OptionInvalid
+    │   ├── CapabilityMissing
+    │   ├── TemplateInvalid
+    │   └── PromptTooLong
+    ├── ServerBusy           the queue of this model is full
+    ├── ModelRefused         the model's files cannot be served
+    └── WorkerFailed         the model worker process let this request down
+        ├── WorkerCrashed
+        └── WorkerStalled
+"""
+
+import signal
+
+from node.errors import NodeError
+
+
+class ModelError(NodeError):
+    """Base of every error between a question and its answer."""
+
+
+class ModelNotFound(ModelError):
+    """No model of this name is in the store."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"model '{name}' not found")
+        self.name = name
+        self.hint = f"try pulling it first: tilenode pull {name} --from PEER; `tilenode list` shows what is here"
+
+
+class RequestRefused(ModelError):
+    """The request cannot be served as it stands; another one can."""
+
+
+class OptionInvalid(RequestRefused):
+    """An option has a value outside what it allows."""
+
+    def __init__(self, option: str, value: object, expected: str) -> None:
+        super().__init__(f"option {option}: got {str(value)[:40]!r}, expected {expected}")
+        self.option = option
+        self.expected = expected
+
+
+class CapabilityMissing(RequestRefused):
+    """The model, or this version of tilenode, cannot do what was asked."""
+
+    def __init__(self, subject: str, capability: str) -> None:
+        super().__init__(f"{subject} does not support {capability}")
+        self.subject = subject
+        self.capability = capability
+
+
+class TemplateInvalid(RequestRefused):
+    """The chat template is not valid Jinja, went over its limits, or refused these messages."""
+
+    hint = "a TEMPLATE in the Modelfile replaces the model's own; it is Jinja and receives messages and tools"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"chat template: {reason}")
+        self.reason = reason
+
+
+class PromptTooLong(RequestRefused):
+    """The prompt leaves no room for an answer in the context window."""
+
+    hint = "raise the option num_ctx (up to what the model was trained for) or shorten the conversation"
+
+    def __init__(self, prompt_tokens: int, context_tokens: int) -> None:
+        super().__init__(f"the prompt has {prompt_tokens} tokens, the context window has {context_tokens}")
+        self.prompt_tokens = prompt_tokens
+        self.context_tokens = context_tokens
+
+
+class ServerBusy(ModelError):
+    """Too many requests wait for this model already."""
+
+    hint = "wait for the running answers to finish, then ask again"
+
+    def __init__(self, waiting: int) -> None:
+        # The wording, two spaces included, is the one that existing clients look for.
+        super().__init__("server busy, please try again.  maximum pending requests exceeded")
+        self.waiting = waiting
+
+
+class ModelRefused(ModelError):
+    """The model's files cannot be served: unknown architecture, a missing tensor, damaged weights."""
+
+    hint = "`tilenode verify NAME` checks the files against their digests"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the model cannot be loaded: {reason}")
+        self.reason = reason
+
+
+class WorkerFailed(ModelError):
+    """The model worker process let this request down; the next request starts a fresh one."""
+
+
+class WorkerCrashed(WorkerFailed):
+    """The model worker process ended while it was needed."""
+
+    hint = "ask again: a fresh worker starts; if it happens each time, the model may need more memory than there is"
+
+    def __init__(self, returncode: int, during: str) -> None:
+        super().__init__(f"the model worker {_ending(returncode)} while {during}")
+        self.returncode = returncode
+        self.during = during
+
+
+class WorkerStalled(WorkerFailed):
+    """The model worker gave no sign of life for too long and was stopped."""
+
+    hint = "ask again: a fresh worker starts; if it happens each time, the model is too slow for this machine"
+
+    def __init__(self, silent_s: float, during: str) -> None:
+        super().__init__(f"the model worker gave no sign of life for {silent_s:.0f} s while {during} and was stopped")
+        self.silent_s = silent_s
+        self.during = during
+
+
+def _ending(returncode: int) -> str:
+    if returncode >= 0:
+        return f"ended with exit code {returncode}"
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = f"signal {-returncode}"
+    return f"was ended by {name}"

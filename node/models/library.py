@@ -1,0 +1,39 @@
+"""The models that can be asked: names to files, straight from the store."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from node.models.requests import ModelDetails
+from protocol.digest import Digest
+from protocol.modelfile import Modelfile
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model in the store, as far as answering and listing need it. `name` carries its tag: `demo:latest`."""
+
+    name: str
+    digest: Digest
+    modelfile: Modelfile
+    size_bytes: int
+    modified_s: int
+    details: ModelDetails
+
+
+class Library(Protocol):
+    """Where models come from."""
+
+    async def list(self) -> Sequence[ServedModel]:
+        """Return every model, newest first."""
+
+    async def find(self, name: str) -> ServedModel:
+        """Return the model that `name` means.
+
+        Raises:
+            ModelNotFound: there is none.
+        """
+
+    async def directory(self, digest: Digest) -> Path:
+        """Return a directory with the model's files, verified, for the worker to read."""

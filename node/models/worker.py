@@ -1,0 +1,166 @@
+"""The model worker's own process: `python -I -m node.models.worker FD`.
+
+One thread, the main one, owns MLX; a second one reads commands, so that a cancellation is seen between two tokens.
+Everything else about a crash in here is the supervisor's business. With `--check` in place of FD it only says whether
+this machine can run models.
+"""
+
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from node.models.blas import LIBRARIES, preload_blas
+from node.models.confinement import confine
+from node.models.errors import ModelError, ModelRefused
+from protocol.errors import ProtocolError
+from protocol.wire import FrameReader, encode_frame
+from protocol.worker import (
+    MAX_FRAME_BYTES,
+    MAX_WHY_BYTES,
+    Cancel,
+    FromWorker,
+    Generate,
+    Load,
+    LoadFailed,
+    Ready,
+    ToWorker,
+    decode_to_worker,
+    encode_from_worker,
+)
+
+if TYPE_CHECKING:
+    from node.models.answer import Answerer
+
+READ_BYTES: Final = 256 * 1024
+EXIT_NODE_GONE: Final = 0
+EXIT_LOAD_FAILED: Final = 3
+EXIT_BAD_FRAME: Final = 4
+
+
+class Channel:
+    """The socket to the node: commands in by a thread of their own, messages out from the main thread."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._commands: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
+        self._cancelled: set[int] = set()
+
+    def start(self) -> None:
+        """Start reading commands; the process ends when the node closes its side."""
+        threading.Thread(target=self._read, name="commands", daemon=True).start()
+
+    def next_command(self) -> ToWorker:
+        """Return the next command, waiting for it."""
+        return self._commands.get()
+
+    def is_cancelled(self, request: int) -> bool:
+        """Return whether the node no longer wants `request`."""
+        return request in self._cancelled
+
+    def forget(self, request: int) -> None:
+        """Drop what is remembered about a request that ended."""
+        self._cancelled.discard(request)
+
+    def send(self, message: FromWorker) -> None:
+        """Send one message; waits while the node's buffer is full."""
+        try:
+            self._connection.sendall(encode_frame(encode_from_worker(message), MAX_FRAME_BYTES))
+        except OSError:
+            os._exit(EXIT_NODE_GONE)
+
+    def _read(self) -> None:
+        frames = FrameReader(MAX_FRAME_BYTES)
+        # os._exit: the main thread may be deep inside MLX, and nobody is left to hear how it ends.
+        try:
+            while data := self._connection.recv(READ_BYTES):
+                frames.receive_data(data)
+                while (frame := frames.next_frame()) is not None:
+                    self._take(decode_to_worker(frame))
+        except ProtocolError:
+            os._exit(EXIT_BAD_FRAME)
+        except OSError:
+            os._exit(EXIT_NODE_GONE)
+        os._exit(EXIT_NODE_GONE)
+
+    def _take(self, command: ToWorker) -> None:
+        if isinstance(command, Cancel):
+            self._cancelled.add(command.request)
+        self._commands.put(command)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the worker on the socket whose number is the only argument; return its exit code."""
+    if arguments == ["--check"]:
+        return _check()
+    notes = confine()
+    channel = Channel(socket.socket(fileno=int(arguments[0])))
+    channel.start()
+    answerer = _load(channel, notes)
+    if answerer is None:
+        return EXIT_LOAD_FAILED
+    while True:
+        match channel.next_command():
+            case Generate() as request:
+                answerer.answer(request)
+                channel.forget(request.request)
+            case Cancel(number):
+                # Either it reached its request in time, or that had ended: both are done with by now.
+                channel.forget(number)
+            case Load():
+                return EXIT_BAD_FRAME
+
+
+def _fast_blas_note() -> str | None:
+    # Before the first import of mlx: it takes the BLAS that it finds loaded.
+    if preload_blas() is None and sys.platform == "linux":
+        return f"{LIBRARIES[0]} is missing, so models run slowly (Debian: apt install libopenblas0-pthread)"
+    return None
+
+
+def _load(channel: Channel, notes: tuple[str, ...]) -> "Answerer | None":
+    command = channel.next_command()
+    if not isinstance(command, Load):
+        return None
+    blas_note = _fast_blas_note()
+    notes += (blas_note,) if blas_note else ()
+    try:
+        # Only now: the BLAS must come first, and the import takes a second.
+        from node.models.answer import open_answerer
+
+        answerer = open_answerer(command.directory, channel.send, channel.is_cancelled, time.monotonic_ns)
+    except (ModelError, ImportError, OSError) as error:
+        reason = error.reason if isinstance(error, ModelRefused) else f"{type(error).__name__}: {error}"
+        channel.send(LoadFailed(reason[: MAX_WHY_BYTES // 4]))
+        return None
+    engine = answerer.engine
+    channel.send(
+        Ready(
+            architecture=engine.architecture,
+            context_tokens=engine.context_tokens,
+            memory_bytes=engine.memory_bytes,
+            can_think=engine.can_think,
+            can_use_tools=engine.can_use_tools,
+            has_template=engine.has_template,
+            notes=notes,
+        )
+    )
+    return answerer
+
+
+def _check() -> int:
+    notes = confine()
+    blas_note = _fast_blas_note()
+    import node.models.engine  # noqa: F401 - the import is the check
+
+    for note in (*notes, *((blas_note,) if blas_note else ())):
+        print(note)  # noqa: T201 - a person runs --check by hand
+    print("ok: this machine can run models")  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
