@@ -12,8 +12,8 @@ from store.errors import HomeLocked
 MAX_PID_CHARS = 20
 
 
-class HomeLock:
-    """Holds `home` for this process from the moment it is made until `release`, or until the process is gone.
+def lock_home(path: Path) -> "HomeLock":
+    """Hold the data directory whose lock file is `path`, until the block ends, `release`, or the process is gone.
 
     The operating system lets go of it after any kind of death, so there is no stale lock to clean up.
 
@@ -21,18 +21,22 @@ class HomeLock:
         HomeLocked: another process holds it; the error names it.
         DiskFull, DiskFailed: the lock file cannot be made.
     """
+    return HomeLock(path)
 
-    def __init__(self, home: Path) -> None:
-        path = home / "node.lock"
+
+class HomeLock:
+    """A held data directory; see `lock_home`."""
+
+    def __init__(self, path: Path) -> None:
         with disk_errors(path):
-            make_directories(home)
+            make_directories(path.parent)
             self._file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE), "r+")
         try:
             fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pid = _read_pid(self._file)
             self._file.close()
-            raise HomeLocked(home, pid) from None
+            raise HomeLocked(path.parent, pid) from None
         self._file.truncate(0)
         self._file.write(f"{os.getpid()}\n".encode())
 
