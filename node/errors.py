@@ -23,7 +23,8 @@ The message says what failed, where and what was found; `hint` says what to do a
     ├── PeerUnreachable
     ├── PeerNotLinked
     ├── RemoteRefused
-    └── StreamClosed
+    ├── StreamClosed
+    └── SyncStalled
 """
 
 from pathlib import Path
@@ -229,3 +230,12 @@ class StreamClosed(NodeError):
         super().__init__(f"{peer}: {reason}")
         self.peer = peer
         self.reason = reason
+
+
+class SyncStalled(NodeError):
+    """A sync round made no progress; what was stored stays, and the next contact goes on from there."""
+
+    def __init__(self, peer: str, waited_s: float) -> None:
+        super().__init__(f"sync with {peer}: no progress for {waited_s:.0f} s")
+        self.peer = peer
+        self.hint = "try again: tilenode sync"

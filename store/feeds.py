@@ -109,21 +109,24 @@ class Feeds:
             DeviceRemoved: it was removed here before and can not be added again.
         """
         with self.database.transaction() as connection:
-            said = _statement_of(connection, self.me, did)
-            if said is not None and not said.added:
-                if added:
-                    raise DeviceRemoved(did, nickname)
-                return None
-            if said is not None and added:
+            said = _own_word(connection, self.me, did)
+            if said is not None and added and not said.added:
+                raise DeviceRemoved(did, said.nickname)
+            if said is not None and said.added == added:
                 return None
             last = 0 if added else head_of(connection, did).sequence
             return self.append(DeviceBody(did, clean_name(nickname), added, last))
 
-    def is_removed(self, did: DeviceId) -> bool:
-        """Return whether `did` was removed here."""
+    def require_not_removed(self, did: DeviceId) -> None:
+        """Return only if `did` was never removed here.
+
+        Raises:
+            DeviceRemoved: it was.
+        """
         with self.database.reading() as connection:
-            said = _statement_of(connection, self.me, did)
-        return said is not None and not said.added
+            said = _own_word(connection, self.me, did)
+        if said is not None and not said.added:
+            raise DeviceRemoved(did, said.nickname)
 
     def receive(self, batch: Sequence[bytes]) -> ReceiveReport:
         """Verify a batch and keep of it what follows on what is held, in one transaction.
@@ -228,11 +231,12 @@ class Feeds:
         return author_limits(self.me, self._linked, statements, authors)
 
 
-def _statement_of(connection: Any, introducer: DeviceId, did: DeviceId) -> Statement | None:
+def _own_word(connection: Any, me: DeviceId, did: DeviceId) -> DeviceBody | None:
+    """Return what the own feed says about a device last."""
     row = connection.execute(
-        "SELECT added, last FROM feed_devices WHERE introducer = ? AND did = ?", (introducer, did)
+        "SELECT nickname, added, last FROM feed_devices WHERE introducer = ? AND did = ?", (me, did)
     ).fetchone()
-    return None if row is None else Statement(introducer, did, bool(row[0]), row[1])
+    return None if row is None else DeviceBody(did, row[0], bool(row[1]), row[2])
 
 
 def _forked(connection: Any, author: DeviceId) -> bool:
