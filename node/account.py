@@ -4,6 +4,8 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from store.lock import HomeLock
+
 from identity.keys import DeviceKey
 from identity.ladder import open_secret_store
 from identity.secrets import LogGuard, Secrets, load_or_create
@@ -11,7 +13,6 @@ from node.config import Home, make_private_directory
 from node.ports import Entropy, SystemEntropy
 from node.settings import Settings, load_settings, save_settings
 from protocol.text import clean_name
-from store.lock import lock_home
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def create_account(
         SecretsError: keychain and vault are both out of reach; nothing was made.
     """
     make_private_directory(home.root)
-    with lock_home(home.lock):
+    with HomeLock(home.root):
         return open_identity(
             home, nickname=nickname, passphrase=passphrase, may_use_keychain=may_use_keychain, entropy=SystemEntropy()
         ).settings

@@ -6,6 +6,7 @@ Parsed once into frozen values and passed down. Source: specs/0017-control-api.m
 
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ DEFAULT_API_HOST: Final = "127.0.0.1"
 DEFAULT_API_PORT: Final = 11435
 # Embedded in the program and offered by every fresh node.
 DEFAULT_MODEL: Final = "demo"
-DEFAULT_LISTEN: Final = "/ip4/0.0.0.0/tcp/0"
 # A Unix socket's path must fit sun_path: 108 bytes on Linux, 104 on macOS, the final zero included.
 MAX_SOCKET_PATH_BYTES: Final = 100
 PRIVATE_DIRECTORY_MODE: Final = 0o700
@@ -46,6 +46,11 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
         pager=environ.get("PAGER"),
         runtime_directory=_path(environ.get("XDG_RUNTIME_DIR")) or Path(tempfile.gettempdir()),
     )
+
+
+def child_environment(home: Path, passphrase_file: Path) -> dict[str, str]:
+    """Return this process's environment for another `tilenode`, with a home and a vault of its own."""
+    return {**os.environ, "TILENODE_HOME": str(home), "TILENODE_PASSPHRASE_FILE": str(passphrase_file)}
 
 
 def _path(text: str | None) -> Path | None:
@@ -83,11 +88,6 @@ class Home:
     def vault(self) -> Path:
         """The passphrase vault, where no keychain holds the keys."""
         return self.root / "vault"
-
-    @property
-    def lock(self) -> Path:
-        """Held by the one node that runs on this home."""
-        return self.root / "node.lock"
 
     @property
     def start_lock(self) -> Path:
@@ -144,7 +144,9 @@ def make_private_directory(directory: Path) -> None:
     """
     try:
         directory.mkdir(mode=PRIVATE_DIRECTORY_MODE, parents=True, exist_ok=True)
-        status = directory.stat(follow_symlinks=False) if not directory.is_symlink() else directory.stat()
+        status = directory.lstat()
+        if not stat.S_ISDIR(status.st_mode):
+            raise HomeUnusable(directory, "is not a directory")
         if status.st_uid != os.getuid():
             raise HomeUnusable(directory, f"belongs to user {status.st_uid}")
         if status.st_mode & 0o077:
@@ -157,7 +159,7 @@ def make_private_directory(directory: Path) -> None:
 class Config:
     """Everything a node is told at its start.
 
-    `listen_is_chosen` and `api_is_chosen` say that a person named the port: then a port in use is an error and
+    `listen` holds multiaddrs; empty means every address of this machine on free ports. `listen_is_chosen` and `api_is_chosen` say that a person named the port: then a port in use is an error and
     not a reason to take another one.
     """
 

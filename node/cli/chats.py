@@ -20,7 +20,9 @@ def sync(invocation: Invocation) -> int:
     screen.facts(facts)
     for report in facts["reports"]:
         if report.get("error"):
-            screen.warn(f"{report['peer_name']}: {report['error']}. Next: tilenode status")
+            screen.warn(f"{report['peer_name']}: {report['error']['message']}")
+            if report["error"]["hint"]:
+                screen.warn(f"hint: {report['error']['hint']}")
         else:
             screen.say(
                 f"  {report['peer_name']}: {report['received']} entries received, {report['sent']} sent, "

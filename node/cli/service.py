@@ -11,7 +11,7 @@ from node.cli.exit_codes import ExitCode
 from node.cli.invocation import Invocation
 from node.cli.processes import wait_for_exit
 from node.cli.render import Screen, format_age, format_bytes, format_did
-from node.config import DEFAULT_API_HOST, DEFAULT_API_PORT, DEFAULT_LISTEN, Config, parse_api_address
+from node.config import DEFAULT_API_HOST, DEFAULT_API_PORT, Config, parse_api_address
 from node.errors import NodeNotRunning, NodeStopFailed
 
 STOP_WAIT_S: Final = 30.0
@@ -45,7 +45,7 @@ def serve_config(invocation: Invocation) -> Config:
     given = invocation.passphrase_source()
     return Config(
         home=invocation.home,
-        listen=tuple(arguments.listen or settings.listen or (DEFAULT_LISTEN,)),
+        listen=tuple(arguments.listen or settings.listen),
         listen_is_chosen=bool(arguments.listen),
         api_host=api[0],
         api_port=api[1],
@@ -147,11 +147,15 @@ def list_loaded(invocation: Invocation) -> int:
         invocation.screen.say("no model is loaded. To load one, run: tilenode run demo")
         return ExitCode.OK
     rows = [
-        (model["name"], model["digest"][:12], format_bytes(model["size_bytes"]), model["until"])
+        (model["name"], model["digest"][:12], format_bytes(model["memory_bytes"]), _until(model["expires_in_s"]))
         for model in facts["models"]
     ]
-    invocation.screen.table(("NAME", "DIGEST", "SIZE", "UNTIL"), rows)
+    invocation.screen.table(("NAME", "DIGEST", "MEMORY", "UNTIL"), rows)
     return ExitCode.OK
+
+
+def _until(seconds: int | None) -> str:
+    return "told to stop" if seconds is None else f"{seconds} s from now"
 
 
 def follow_events(invocation: Invocation) -> int:

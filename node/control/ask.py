@@ -1,0 +1,155 @@
+"""Control routes for asking a model: the question and the answer become lines of a chat, and the chat syncs."""
+
+from typing import Annotated
+
+import trio
+from fastapi import APIRouter
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from node.app import Node
+from node.control.responses import Emit, EventStream, facts
+from node.models.requests import Ending, GenerateRequest
+from protocol.feed import MAX_TITLE_BYTES, ChatId
+from protocol.text import clean_text
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=330)]
+Prompt = Annotated[str, StringConstraints(min_length=1, max_length=256 * 1024)]
+TITLE_CHARS = 60
+# A stopped answer is still written down; this bounds how long that may hold up the node's own stop.
+KEEP_S = 5.0
+
+
+class AskBody(BaseModel):
+    """A question to a model, in a new chat or as the next line of one."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: Name
+    prompt: Prompt
+    chat: str | None = None
+
+
+class ModelBody(BaseModel):
+    """A model by name."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Name
+
+
+class AskRoutes:
+    """The routes, over the models service and the chats."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def router(self) -> APIRouter:
+        """Return the routes for mounting."""
+        router = APIRouter()
+        router.add_api_route("/v1/ask", self.ask, methods=["POST"], response_model=None)
+        router.add_api_route("/v1/ps", self.loaded, methods=["GET"], response_model=None)
+        router.add_api_route("/v1/models/stop", self.stop, methods=["POST"], response_model=None)
+        return router
+
+    async def ask(self, body: AskBody) -> Response:
+        """Answer in a stream; leaving it stops the generation and keeps what was answered until then."""
+
+        async def produce(emit: Emit) -> None:
+            # Found before anything is written: a wrong name leaves no chat behind.
+            model = await self._node.catalog.find(body.model)
+            await _Question(self._node, emit, model.name, body).answer()
+
+        return EventStream(produce)
+
+    async def loaded(self) -> Response:
+        """List the models in memory."""
+        now_s = self._node.clock.now_s()
+        return facts(
+            models=[
+                {
+                    "name": model.name,
+                    "digest": model.digest,
+                    "size_bytes": model.size_bytes,
+                    "memory_bytes": model.memory_bytes,
+                    "expires_in_s": None if model.expires_s is None else max(0, int(model.expires_s - now_s)),
+                    "notes": list(model.notes),
+                }
+                for model in self._node.models.loaded()
+            ]
+        )
+
+    async def stop(self, body: ModelBody) -> Response:
+        """Let a model go from memory."""
+        return facts(name=body.name, was_loaded=await self._node.models.stop(body.name))
+
+
+class _Question:
+    """One question on its way: the chat it belongs to, the answer so far, and its figures."""
+
+    def __init__(self, node: Node, emit: Emit, model: str, body: AskBody) -> None:
+        self._node = node
+        self._emit = emit
+        self._model = model
+        self._body = body
+        self._text: list[str] = []
+        self._ending: Ending | None = None
+        self._first_s = 0.0
+
+    async def answer(self) -> None:
+        """Write the question down, stream the answer, and write the answer down, whole or as far as it came."""
+        started_s = self._node.clock.monotonic_s()
+        chat = await self._chat()
+        await self._write(chat, "user", self._body.prompt, "")
+        await self._emit({"event": "started", "chat": chat, "model": self._model})
+        entry = ""
+        try:
+            await self._stream(chat, started_s)
+        finally:
+            with trio.move_on_after(KEEP_S, shield=True):
+                if self._text:
+                    entry = await self._write(chat, "assistant", "".join(self._text), self._model)
+        await self._emit(self._facts(chat, entry, self._node.clock.monotonic_s() - started_s))
+
+    async def _chat(self) -> ChatId:
+        chats, threads = self._node.chats, self._node.threads
+        if self._body.chat is not None:
+            return await threads.database(chats.find, self._body.chat)
+        return await threads.database(chats.new_chat, _title(self._body.prompt))
+
+    async def _write(self, chat: ChatId, role: str, text: str, model: str) -> str:
+        entry = await self._node.threads.database(self._node.chats.add_message, chat, role, text, model)
+        self._node.sync.changed()
+        return entry.id
+
+    async def _stream(self, chat: ChatId, started_s: float) -> None:
+        view = await self._node.threads.database(self._node.chats.show, chat)
+        messages = [{"role": line.role, "content": line.content.reveal()} for line in view.messages]
+        async with self._node.models.generate(GenerateRequest(self._model, messages=messages)) as pieces:
+            async for piece in pieces:
+                self._ending = piece.ending or self._ending
+                if piece.text and not piece.thinking:
+                    self._first_s = self._first_s or self._node.clock.monotonic_s() - started_s
+                    self._text.append(piece.text)
+                    await self._emit({"event": "piece", "text": piece.text})
+
+    def _facts(self, chat: ChatId, entry: str, total_s: float) -> dict[str, object]:
+        ending = self._ending
+        return {
+            "event": "done",
+            "model": self._model,
+            "chat": chat,
+            "entry": entry,
+            "answer": "".join(self._text),
+            "reason": ending.reason if ending else "stop",
+            "prompt_tokens": ending.prompt_tokens if ending else 0,
+            "answer_tokens": ending.eval_tokens if ending else 0,
+            "tokens_per_s": ending.eval_tokens / (ending.eval_ns / 1e9) if ending and ending.eval_ns else 0.0,
+            "load_s": ending.load_ns / 1e9 if ending else 0.0,
+            "first_token_s": self._first_s,
+            "total_s": total_s,
+        }
+
+
+def _title(prompt: str) -> str:
+    """Return a chat's first title: the beginning of its first line, within the bytes that a title may have."""
+    title = clean_text(prompt, TITLE_CHARS)
+    return title.encode()[:MAX_TITLE_BYTES].decode(errors="ignore")
