@@ -1,0 +1,114 @@
+"""What every figure of the bench is given: sizes, a scratch directory, progress, and the two nodes."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from node.cli.demo_node import CommandFailed, DemoNode
+
+ROOT = Path(__file__).parents[2]
+
+
+class CannotMeasure(Exception):
+    """A figure cannot be measured here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much each figure does."""
+
+    fetch_bytes: int = 256_000_000
+    answers: int = 5
+    log_entries: int = 1_000
+    proofs: int = 300
+    idle_s: float = 20.0
+    settle_s: float = 5.0
+
+    @classmethod
+    def small(cls) -> "Sizes":
+        """Sizes at which everything runs and nothing is worth reading."""
+        return cls(fetch_bytes=2_000_000, answers=1, log_entries=20, proofs=10, idle_s=0.5, settle_s=0.0)
+
+
+class Run:
+    """One run of the bench. The two nodes are started, and linked, when a figure first asks for them."""
+
+    def __init__(self, scratch: Path, sizes: Sizes, progress: Callable[[str], None]) -> None:
+        self.scratch = scratch
+        self.sizes = sizes
+        self.progress = progress
+        self._started: list[DemoNode] = []
+        self._failure: CommandFailed | None = None
+
+    @property
+    def nodes(self) -> tuple[DemoNode, DemoNode]:
+        """Two node processes with homes of their own, linked as own devices; tried once.
+
+        Raises:
+            CommandFailed: a node does not start, or the two do not link.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if not self._started:
+            try:
+                return self._start_nodes()
+            except CommandFailed as error:
+                self._failure = error
+                raise
+        first, second = self._started
+        return first, second
+
+    def _start_nodes(self) -> tuple[DemoNode, DemoNode]:
+        self.progress("starting and linking two nodes")
+        first, second = (DemoNode(self.scratch, nickname) for nickname in ("kitchen", "study"))
+        for node in (first, second):
+            self._started.append(node)
+            node.command("account", "create", "--nickname", node.nickname)
+            node.serve()
+        _link(first, second)
+        return first, second
+
+    def stop(self) -> None:
+        """Stop the nodes that were started."""
+        for node in self._started:
+            node.stop()
+
+
+def _link(first: DemoNode, second: DemoNode) -> None:
+    listener = first.follow("link", "enable")
+    joiner = second.follow("link", "enable", listener.next_event("ticket")["ticket"], "--yes")
+    first.command("link", "approve", listener.next_event("request")["id"])
+    listener.next_event("linked")
+    joiner.next_event("linked")
+
+
+@contextmanager
+def program(module: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run `python -m module` with pipes; it has ended at the end of the block.
+
+    Raises:
+        CannotMeasure: it failed.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            status = process.wait()
+    if status != 0:
+        raise CannotMeasure(f"{module} ended with status {status}")
+
+
+def output_of(module: str, *arguments: str) -> Any:
+    """The one JSON value that `python -m module` prints. Raises as `program`."""
+    with program(module, *arguments) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+    return json.loads(line)  # a program that failed was found out above
