@@ -145,6 +145,9 @@ class Blobs:
         with self.layout.lock, disk_errors(path):
             if path.exists():
                 path.replace(self.layout.quarantine_path(digest))
+                # A materialised model may share the file: without its stamp it is hashed again before the next use.
+                for stamp in self.layout.materialized.glob("*.json"):
+                    stamp.unlink(missing_ok=True)
                 flush_directory(self.layout.blobs)
 
     def delete(self, digest: Digest) -> int:

@@ -25,6 +25,7 @@ class Layout:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.lock = threading.RLock()
+        self.materializing = threading.Lock()  # one at a time; not `lock`, because hashing a model takes seconds
         self.blobs = root / "blobs" / "sha256"
         self.manifests = root / "manifests"
         self.indexes = root / "indexes"

@@ -11,11 +11,13 @@ from protocol.digest import Digest
 class Lease:
     """Keeps its blobs in the store until `release`, the end of its block, or until nobody holds the lease any more.
 
-    Take it *before* looking whether a blob is there.
+    Take it *before* looking whether a blob is there. Where `until_named` is set, it also ends as soon as a name stands
+    for that manifest.
     """
 
     def __init__(self, digests: Iterable[Digest]) -> None:
         self._digests = frozenset(digests)
+        self.until_named: Digest | None = None
 
     @property
     def digests(self) -> frozenset[Digest]:
@@ -50,6 +52,13 @@ class Leases:
         with self._lock:
             self._leases.add(lease)
         return lease
+
+    def named(self, manifest: Digest) -> None:
+        """Release the leases that were to last until a name stands for `manifest`: now the name keeps the blobs."""
+        with self._lock:
+            for lease in self._leases:
+                if lease.until_named == manifest:
+                    lease.release()
 
     def held(self) -> frozenset[Digest]:
         """Return every blob that a lease keeps."""

@@ -26,17 +26,12 @@ from store.disk import (
 )
 from store.errors import BlobMissing, ChunkCorrupt, LayerCorrupt, PartialBusy, PartialIncomplete
 from store.layout import Layout
-from store.leases import Leases
 
 BITMAP_MAGIC: Final = b"TNPB\x00\x01"  # version 1; then u32be chunk count and the bitmap itself
 
 
 class PartialStore(Protocol):
     """What a partial layer needs of the model store."""
-
-    @property
-    def leases(self) -> Leases:
-        """What keeps the finished layer until a ref names it."""
 
     @property
     def layout(self) -> Layout:
@@ -66,7 +61,6 @@ class PartialLayer:
         self.size = size
         self.chunk_map = chunk_map
         self._store = store
-        self._lease = store.leases.take([digest])
         self._path = store.layout.partial_path(digest)
         self._lock = threading.Lock()
         self._verified = bytearray((len(chunk_map) + 7) // 8)

@@ -19,6 +19,7 @@ from store.blobs import Blobs
 from store.disk import disk_errors, flush_directory, make_directories, replace_file
 from store.errors import BlobMissing, RefCorrupt
 from store.layout import Layout
+from store.leases import Leases
 
 VERSION: Final = 1
 MAX_REF_BYTES: Final = 4096
@@ -39,8 +40,9 @@ class RefEntry:
 class Refs:
     """The names of one store. A name is only ever moved to a manifest all of whose blobs are there."""
 
-    def __init__(self, layout: Layout, blobs: Blobs) -> None:
+    def __init__(self, layout: Layout, blobs: Blobs, leases: Leases) -> None:
         self._layout = layout
+        self._leases = leases
         self._blobs = blobs
 
     def get(self, name: ModelName) -> Digest | None:
@@ -72,6 +74,7 @@ class Refs:
             with disk_errors(path):
                 make_directories(path.parent)
             replace_file(self._layout.temporary, path, encode_json(document))
+            self._leases.named(manifest)
             self.write_indexes()
 
     def delete(self, name: ModelName) -> bool:

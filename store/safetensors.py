@@ -40,6 +40,11 @@ class Tensor:
     offset: int
     length: int
 
+    @property
+    def element_count(self) -> int:
+        """The product of the dimensions."""
+        return math.prod(self.shape)
+
 
 @dataclass(frozen=True)
 class SafetensorsHeader:
@@ -52,7 +57,7 @@ class SafetensorsHeader:
     @property
     def element_count(self) -> int:
         """Elements of all tensors together; packed quantised weights count as the integers that hold them."""
-        return sum(math.prod(tensor.shape) for tensor in self.tensors)
+        return sum(tensor.element_count for tensor in self.tensors)
 
 
 def header_bytes(file: str, prefix: bytes, file_bytes: int) -> int:

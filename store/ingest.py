@@ -1,0 +1,97 @@
+"""Taking a file into the store in one pass: copied, hashed, cut, its weights checked, from the same bytes."""
+
+import io
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from blake3 import blake3
+
+from protocol.chunkmap import ChunkMap, encode_chunk_map, make_chunk_map
+from protocol.manifest import Descriptor, pin_chunk_map
+from store.blobs import Blobs, BlobWriter
+from store.cutter import TensorCutter
+from store.disk import disk_errors
+from store.errors import SourceInvalid
+from store.finite import FiniteCheck
+from store.safetensors import SafetensorsHeader, Tensor
+
+BLOCK_BYTES: Final = 4 << 20
+BLOCKS_IN_FLIGHT: Final = 2
+# Below this a file is fetched whole: its map would save nothing.
+MAPPED_FROM_BYTES: Final = 256 << 10
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """A file that is in the store now; `annotations` pin its chunk map, which is in the store as well."""
+
+    blob: Descriptor
+    chunk_map: ChunkMap | None
+    annotations: dict[str, str]
+
+
+class Ingestion:
+    """One file on its way into the store; a thread writes and hashes while this one reads, cuts and checks."""
+
+    def __init__(self, blobs: Blobs, filepath: str, size: int, header: SafetensorsHeader | None) -> None:
+        self._blobs = blobs
+        self._filepath = filepath
+        self._size = size
+        self._tensors: Sequence[Tensor] = header.tensors if header else ()
+        edges = [header.data_start, *(tensor.offset for tensor in header.tensors)] if header else []
+        self._mapped = header is not None or size >= MAPPED_FROM_BYTES
+        self._cutter = TensorCutter(edges, size)
+        self._finite = FiniteCheck(filepath, self._tensors)
+        self._chunks: list[tuple[bytes, int]] = []
+
+    def run(self, source: io.FileIO, media_type: str) -> Ingested:
+        """Store what `source` holds from its current position on; see `ingest_file`."""
+        with self._blobs.writer(self._size) as writer:
+            read = self._copy(source, writer)
+            if read != self._size:
+                raise SourceInvalid(self._filepath, f"changed while it was read: {read} bytes, not {self._size}")
+            digest = writer.commit()
+        blob = Descriptor(digest, self._size, media_type)
+        if not self._mapped:
+            return Ingested(blob, None, {})
+        tensors = [(tensor.name, tensor.offset, tensor.length) for tensor in self._tensors]
+        chunk_map = make_chunk_map(digest, self._size, self._chunks, tensors)
+        encoded = encode_chunk_map(chunk_map)
+        return Ingested(blob, chunk_map, pin_chunk_map(self._blobs.publish_bytes(encoded), len(encoded)))
+
+    def _copy(self, source: io.FileIO, writer: BlobWriter) -> int:
+        read = 0
+        waiting: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(1) as writing:
+            # One byte more than expected: a file that grew meanwhile is noticed.
+            while block := source.read(min(BLOCK_BYTES, self._size + 1 - read)):
+                read += len(block)
+                waiting.append(writing.submit(writer.write, block))
+                self._look_at(block)
+                if len(waiting) > BLOCKS_IN_FLIGHT:
+                    waiting.popleft().result()
+            for written in waiting:
+                written.result()
+        return read
+
+    def _look_at(self, block: bytes) -> None:
+        if self._mapped:
+            self._chunks.extend((blake3(chunk).digest(), len(chunk)) for chunk in self._cutter.cut(block))
+            self._finite.feed(memoryview(block))
+
+
+def ingest_file(
+    blobs: Blobs, source: io.FileIO, size: int, filepath: str, media_type: str, header: SafetensorsHeader | None
+) -> Ingested:
+    """Store the `size` bytes of `source` from its current position, and their chunk map; `header` is set for weights.
+
+    Raises:
+        WeightsNotFinite: a weight is NaN or infinite; nothing was stored.
+        SourceInvalid: the file changed its size meanwhile; nothing was stored.
+        DiskFull, DiskFailed: nothing was stored.
+    """
+    with disk_errors(blobs.layout.blobs):
+        return Ingestion(blobs, filepath, size, header).run(source, media_type)

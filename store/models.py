@@ -1,0 +1,276 @@
+"""The model store: names, manifests, blobs and chunks as one thing."""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from protocol.chunkmap import ChunkMap, decode_chunk_map
+from protocol.digest import Digest
+from protocol.errors import ManifestInvalid, ProtocolError
+from protocol.manifest import MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Layer, Manifest, parse_manifest
+from protocol.model_config import ModelConfig, parse_config
+from protocol.model_name import ModelName, format_model_name
+from protocol.modelfile import MAX_MODELFILE_CHARS, Modelfile, parse_modelfile
+from store.blobs import Blobs
+from store.chunks import ChunkIndex
+from store.disk import remove_orphans, require_space
+from store.errors import BlobMissing, LayerCorrupt, ModelUnknown, RefCorrupt, StoreError
+from store.layout import Layout
+from store.leases import Lease, Leases
+from store.materialize import materialize, remove_materialized
+from store.provenance import ProvenanceFiles
+from store.reach import blobs_needed, closure
+from store.refs import RefEntry, Refs
+
+MODELFILE: Final = "Modelfile"
+HERE: Final = "."  # what FROM says in a stored recipe: the weights beside it
+MAX_MODELFILE_BYTES: Final = 4 * MAX_MODELFILE_CHARS
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A name, the manifest it stands for, and what the model says about itself."""
+
+    name: ModelName
+    digest: Digest
+    manifest: Manifest
+    modelfile: Modelfile
+    config: ModelConfig
+    modified_s: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the model's files and config; chunk maps are not counted."""
+        return self.manifest.size_bytes
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The model's files."""
+        return self.manifest.layers
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Everything that a model consists of was hashed again and is what its digests say."""
+
+    name: ModelName
+    digest: Digest
+    blob_count: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class RemoveReport:
+    """A name that is gone, and what went with it: blobs that nothing else needs."""
+
+    name: ModelName
+    digest: Digest | None
+    freed_blobs: int
+    freed_bytes: int
+
+
+class ModelStore:
+    """The store at `root`; the tree is made where there is none. Every method blocks and may run in any thread.
+
+    Raises:
+        DiskFull, DiskFailed: the tree cannot be made.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.layout = Layout(root)
+        self.leases = Leases()
+        self.blobs = Blobs(self.layout)
+        self.refs = Refs(self.layout, self.blobs, self.leases)
+        self.chunks = ChunkIndex(self.layout.chunks)
+        self.provenance = ProvenanceFiles(self.layout)
+
+    def resolve(self, name: ModelName) -> StoredModel:
+        """Return the model that `name` stands for.
+
+        Raises:
+            ModelUnknown: there is no such name; the error suggests the nearest one.
+            BlobMissing, LayerCorrupt: its manifest, config or Modelfile is gone or was changed.
+            RefCorrupt, ManifestInvalid, ModelfileInvalid: they are there and cannot be read.
+        """
+        digest = self.refs.get(name)
+        if digest is None:
+            raise ModelUnknown(format_model_name(name), self._nearest(name))
+        modified_s = int(self.layout.ref_path(name).stat().st_mtime)
+        return self._load(RefEntry(name, digest, modified_s))
+
+    def manifest(self, digest: Digest) -> Manifest:
+        """Return a stored manifest, verified and parsed.
+
+        Raises:
+            BlobMissing, LayerCorrupt, BlobTooLarge, ManifestInvalid: it is not there or is none.
+        """
+        return parse_manifest(self.blobs.read(digest, MAX_MANIFEST_BYTES))
+
+    def chunk_map(self, layer: Layer) -> ChunkMap | None:
+        """Return the verified chunk map of `layer`; None where the layer has none and is fetched whole.
+
+        Raises:
+            BlobMissing, LayerCorrupt: it is pinned, but not in the store, or changed.
+            ChunkMapInvalid: the pinned blob is no map of this layer.
+        """
+        pin = layer.chunk_map
+        if pin is None:
+            return None
+        return decode_chunk_map(self.blobs.read(pin.digest, pin.size), layer.digest, layer.size)
+
+    def materialize(self, digest: Digest) -> Path:
+        """Return a directory with the files of the manifest `digest`, every one verified; see `store.materialize`.
+
+        Raises:
+            BlobMissing, LayerCorrupt: a layer is gone or changed; nothing is handed out.
+            DiskFull, DiskFailed: the directory could not be made.
+        """
+        with self.lease([digest]) as lease:
+            manifest = self.manifest(digest)
+            lease.add(*(blob.digest for blob in manifest.blobs()))
+            return materialize(self.blobs, digest, manifest)
+
+    def verify(self, name: ModelName) -> VerifyReport:
+        """Hash everything again that `name` needs.
+
+        Raises:
+            LayerCorrupt: a blob changed. It is in quarantine and is neither served nor loaded; all others were
+                checked as well.
+            BlobMissing: a blob is not in the store.
+            ModelUnknown, RefCorrupt, ManifestInvalid: the name leads to no manifest.
+        """
+        digest = self.refs.get(name)
+        if digest is None:
+            raise ModelUnknown(format_model_name(name), self._nearest(name))
+        total = self.blobs.verify(digest)
+        faults: list[BlobMissing | LayerCorrupt] = []
+        needed = list(self.manifest(digest).blobs())
+        for blob in needed:
+            try:
+                total += self.blobs.verify(blob.digest)
+            except (BlobMissing, LayerCorrupt) as fault:
+                self.chunks.remove(blob.digest)
+                faults.append(fault)
+        if faults:
+            raise faults[0]
+        return VerifyReport(name, digest, 1 + len(needed), total)
+
+    def remove(self, name: ModelName) -> RemoveReport:
+        """Forget `name` and free what only it needed: not what another name, a lease or another program's entry needs.
+
+        Raises:
+            ModelUnknown: there is no such name.
+            DiskFailed: the disk says no; what was not freed yet stays.
+        """
+        with self.layout.lock:
+            digest = self._digest_if_readable(name)
+            if not self.refs.delete(name):
+                raise ModelUnknown(format_model_name(name), self._nearest(name))
+            if digest is None:
+                return RemoveReport(name, None, 0, 0)
+            return self._free(name, digest)
+
+    def require_space(self, needed_bytes: int) -> None:
+        """Accept when `needed_bytes` more fit on the store's disk.
+
+        Raises:
+            DiskFull: it says how much is missing.
+        """
+        require_space(self.layout.root, needed_bytes)
+
+    def lease(self, digests: Iterable[Digest] = ()) -> Lease:
+        """Return a lease: its blobs stay until it is released. Take it before looking whether a blob is there."""
+        return self.leases.take(digests)
+
+    def tidy(self) -> int:
+        """Put right what a kill has left: unfinished files, `index.json`, chunks not in the index.
+
+        For the one process that holds the store, at its start. Returns how many leftover files were removed.
+        """
+        removed = remove_orphans(self.layout.temporary)
+        self.refs.write_indexes()
+        known = self.chunks.blobs()
+        for model in self.list():
+            for layer in model.layers:
+                if layer.chunk_map and layer.digest not in known:
+                    self._index(layer)
+        return removed
+
+    def close(self) -> None:
+        """Close the chunk index."""
+        self.chunks.close()
+
+    def problems(self) -> list[tuple[str, StoreError | ProtocolError]]:
+        """Return the names that `list` leaves out, each with what is wrong with it."""
+        unreadable = [(str(fault.path.relative_to(self.layout.manifests)), fault) for fault in self.refs.unreadable()]
+        broken = [(format_model_name(name), fault) for name, fault in self._scan() if isinstance(fault, Exception)]
+        return [*unreadable, *broken]
+
+    def list(self) -> list[StoredModel]:
+        """Return every model whose manifest can be read, in name order; `problems` has the others."""
+        return [model for _, model in self._scan() if isinstance(model, StoredModel)]
+
+    def _scan(self) -> Iterator[tuple[ModelName, StoredModel | StoreError | ProtocolError]]:
+        for entry in self.refs.list():
+            try:
+                yield entry.name, self._load(entry)
+            except (StoreError, ProtocolError) as fault:
+                yield entry.name, fault
+
+    def _load(self, entry: RefEntry) -> StoredModel:
+        manifest = self.manifest(entry.digest)
+        config = parse_config(self.blobs.read(manifest.config.digest, MAX_CONFIG_BYTES))
+        recipe = manifest.layer(MODELFILE)
+        return StoredModel(
+            name=entry.name,
+            digest=entry.digest,
+            manifest=manifest,
+            modelfile=self._recipe(recipe) if recipe else Modelfile(HERE),
+            config=config,
+            modified_s=entry.modified_s,
+        )
+
+    def _recipe(self, layer: Layer) -> Modelfile:
+        content = self.blobs.read(layer.digest, MAX_MODELFILE_BYTES)
+        try:
+            return parse_modelfile(content.decode())
+        except UnicodeDecodeError as error:
+            raise ManifestInvalid(MODELFILE, f"no UTF-8 at byte {error.start}") from None
+
+    def _digest_if_readable(self, name: ModelName) -> Digest | None:
+        try:
+            return self.refs.get(name)
+        except RefCorrupt:
+            return None
+
+    def _free(self, name: ModelName, manifest: Digest) -> RemoveReport:
+        """Free what only `manifest` needed: the manifest first, so that a kill leaves no manifest without its blobs."""
+        needed = blobs_needed(self.blobs, self.refs)
+        if needed is None:  # another name's manifest cannot be read, so what it needs is unknown: keep everything
+            return RemoveReport(name, manifest, 0, 0)
+        kept = needed | self.leases.held()
+        unneeded = [digest for digest in closure(self.blobs, manifest) if digest not in kept]
+        sizes = [self._free_blob(digest) for digest in unneeded]
+        if manifest in unneeded:
+            remove_materialized(self.blobs, manifest)
+            self.provenance.remove(manifest)
+        return RemoveReport(name, manifest, len(sizes), sum(sizes))
+
+    def _free_blob(self, digest: Digest) -> int:
+        self.chunks.remove(digest)
+        return self.blobs.delete(digest)
+
+    def _index(self, layer: Layer) -> None:
+        try:
+            chunk_map = self.chunk_map(layer)
+        except (StoreError, ProtocolError):
+            return  # only reuse is lost; verify and materialize say what is wrong
+        if chunk_map and self.blobs.has(layer.digest):
+            self.chunks.add(layer.digest, chunk_map)
+
+    def _nearest(self, name: ModelName) -> str | None:
+        known = [format_model_name(entry.name) for entry in self.refs.list()]
+        close = difflib.get_close_matches(format_model_name(name), known, n=1)
+        return close[0] if close else None
