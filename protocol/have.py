@@ -1,6 +1,6 @@
 """Have: which part of a blob a node can serve, complete, some chunks of a chunk map, or none (specs/0012-fetch).
 
-Chunk i of a bitmap is bit `7 - i % 8` of byte `i // 8` (most significant first); the unused bits of the last byte are 0.
+Chunk i is bit `7 - i % 8` of byte `i // 8` of a bitmap (most significant first); unused bits of the last byte are 0.
 """
 
 from collections.abc import Iterable

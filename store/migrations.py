@@ -33,7 +33,18 @@ CREATE TABLE used_tickets (
 ) STRICT, WITHOUT ROWID;
 """
 
+# One row for each model that a linked peer was found to offer, all of its provenance verified; digests are 32 bytes.
 OFFERS_V1: Final = """
+CREATE TABLE offers (
+    peer TEXT NOT NULL REFERENCES peers (did) ON DELETE CASCADE,
+    publisher TEXT NOT NULL,
+    name TEXT NOT NULL,
+    manifest BLOB NOT NULL CHECK (length(manifest) = 32),
+    bundle BLOB NOT NULL CHECK (length(bundle) = 32),
+    size_bytes INTEGER NOT NULL,
+    log_size INTEGER NOT NULL,
+    PRIMARY KEY (peer, publisher, name, manifest)
+) STRICT, WITHOUT ROWID;
 """
 
 # `arrival` only grows (nothing is ever deleted here), and within a feed it grows with the sequence: entries sent in order
@@ -52,6 +63,7 @@ CREATE TABLE feed_entries (
     UNIQUE (author, sequence)
 ) STRICT;
 CREATE INDEX feed_entries_by_chat ON feed_entries (chat, time_ms, kind, id);
+CREATE INDEX feed_entries_that_begin ON feed_entries (chat, id) WHERE kind = 'chat';
 CREATE INDEX feed_entries_by_target ON feed_entries (target, kind, chat) WHERE target IS NOT NULL;
 CREATE TABLE feed_heads (
     author TEXT PRIMARY KEY,
