@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import mlx.core as mx
-import psutil  # type: ignore[import-untyped]  # it publishes none
+import psutil
 from mlx.utils import tree_flatten
 from mlx_lm import utils
 from mlx_lm.models.cache import make_prompt_cache

@@ -76,6 +76,7 @@ class ModelDetails:
     family: str = ""
     parameter_size: str = ""
     quantization_level: str = ""
+    capabilities: tuple[str, ...] = ("completion",)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,64 @@
+"""The HTTP API as one ASGI application: both APIs, one guard, errors in each API's own words."""
+
+from collections.abc import Callable, Collection
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Scope
+
+from node.api.errors import ApiRefused
+from node.api.guard import Guard
+from node.api.native import NativeRoutes, native_error
+from node.api.openai import OpenAIRoutes, openai_error
+from node.api.streams import NAMED_ERRORS, WordError
+from node.models.service import Models
+from node.ports import Clock, Entropy
+
+
+def build_api(
+    models: Models,
+    clock: Clock,
+    entropy: Entropy,
+    *,
+    version: str,
+    hosts: Callable[[], Collection[str]] | None,
+) -> FastAPI:
+    """Return the application that serves `models`.
+
+    `hosts` tells the Host headers that are allowed, asked at each request because the port is known only once it is
+    bound (`loopback_hosts`); None allows any, for a private socket.
+    """
+    app = FastAPI(title="tilenode", version=version, docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(NativeRoutes(models, clock, version).router())
+    app.include_router(OpenAIRoutes(models, clock, entropy).router())
+    app.add_middleware(Guard, hosts=hosts, refuse=_refuse)
+    for kind in NAMED_ERRORS:
+        app.add_exception_handler(kind, _named)
+    app.add_exception_handler(HTTPException, _http)
+    return app
+
+
+def _refuse(scope: Scope, refusal: ApiRefused) -> ASGIApp:
+    return _words(scope)(refusal)
+
+
+async def _named(request: Request, error: Exception) -> Response:
+    return _words(request.scope)(error)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    text = {404: "404 page not found", 405: "405 method not allowed"}.get(error.status_code, error.detail)
+    told: object = {"error": text}
+    if _is_openai(request.scope):
+        told = {"error": {"message": text, "type": "invalid_request_error", "param": None, "code": None}}
+    return JSONResponse(told, status_code=error.status_code, headers=error.headers)
+
+
+def _words(scope: Scope) -> WordError:
+    return openai_error if _is_openai(scope) else native_error
+
+
+def _is_openai(scope: Scope) -> bool:
+    return str(scope["path"]).startswith("/v1/")

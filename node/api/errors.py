@@ -1,0 +1,69 @@
+"""Named errors of `node.api`: requests that are refused before any model hears of them.
+
+node.errors.NodeError
+└── ApiRefused              with the HTTP status that says so
+    ├── HostNotAllowed      403
+    ├── OriginNotAllowed    403
+    ├── ContentTypeRefused  415
+    ├── BodyTooLarge        413
+    └── BodyInvalid         400
+"""
+
+from node.errors import NodeError
+
+
+class ApiRefused(NodeError):
+    """A request is refused for its form."""
+
+    status: int = 400
+
+
+class HostNotAllowed(ApiRefused):
+    """The Host header names another place than this API: what a rebound name in a browser looks like."""
+
+    status = 403
+    hint = "use the address that `tilenode status` shows, such as http://127.0.0.1:PORT"
+
+    def __init__(self, host: str) -> None:
+        super().__init__(f"host {host[:80]!r} is not allowed")
+        self.host = host
+
+
+class OriginNotAllowed(ApiRefused):
+    """A web page asks; no page may."""
+
+    status = 403
+    hint = "web pages may not use this API; programs on this machine may, without an Origin header"
+
+    def __init__(self, origin: str) -> None:
+        super().__init__(f"origin {origin[:80]!r} is not allowed")
+        self.origin = origin
+
+
+class ContentTypeRefused(ApiRefused):
+    """A body that is not declared as JSON could come from any web page."""
+
+    status = 415
+    hint = "send the header Content-Type: application/json"
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"content type {found[:80]!r}: expected application/json")
+        self.found = found
+
+
+class BodyTooLarge(ApiRefused):
+    """The body is larger than any request needs to be."""
+
+    status = 413
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"request body of more than {max_bytes} bytes")
+        self.max_bytes = max_bytes
+
+
+class BodyInvalid(ApiRefused):
+    """The body is not what the route expects; `param` names the field where one is to blame."""
+
+    def __init__(self, reason: str, param: str | None = None) -> None:
+        super().__init__(reason)
+        self.param = param

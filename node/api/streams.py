@@ -1,0 +1,96 @@
+"""Answers that are cancelled the moment the client leaves, whether they stream or come whole."""
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from identity.errors import IdentityError
+from node.errors import NodeError
+from protocol.errors import ProtocolError
+from store.errors import StoreError
+
+NAMED_ERRORS = (NodeError, StoreError, ProtocolError, IdentityError)
+
+Emit = Callable[[bytes], Awaitable[None]]
+Produce = Callable[[Emit], Awaitable[None]]
+WordError = Callable[[Exception], Response]
+
+
+class Streamed(Response):
+    """A stream that `produce` writes. An error before its first piece is an answer with a status of its own."""
+
+    def __init__(self, produce: Produce, media_type: str, word_error: WordError, last_words: Callable[[bytes], bytes]):
+        """Take the writer, the type, and how errors are said: as a whole answer, or as the stream's last piece."""
+        super().__init__(media_type=media_type, headers={"cache-control": "no-store"})
+        # The length is not known yet; the server cuts the stream into chunks.
+        del self.headers["content-length"]
+        self._produce = produce
+        self._word_error = word_error
+        self._last_words = last_words
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream."""
+        await _until_left(receive, lambda: self._send(scope, receive, send))
+
+    async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def emit(piece: bytes) -> None:
+            nonlocal started
+            if not started:
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                started = True
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+
+        try:
+            await self._produce(emit)
+        except NAMED_ERRORS as error:
+            told = self._word_error(error)
+            if not started:
+                await told(scope, receive, send)
+                return
+            await emit(self._last_words(bytes(told.body)))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class Whole(Response):
+    """A JSON answer that `compute` returns in one piece."""
+
+    def __init__(self, compute: Callable[[], Awaitable[dict[str, Any]]], word_error: WordError) -> None:
+        super().__init__()
+        self._compute = compute
+        self._word_error = word_error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer."""
+
+        async def work() -> None:
+            try:
+                answer: Response = JSONResponse(await self._compute())
+            except NAMED_ERRORS as error:
+                answer = self._word_error(error)
+            await answer(scope, receive, send)
+
+        await _until_left(receive, work)
+
+
+def to_json(value: object) -> bytes:
+    """Return `value` as compact JSON in UTF-8."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+async def _until_left(receive: Receive, work: Callable[[], Awaitable[None]]) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                continue
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(watch)
+        await work()
+        nursery.cancel_scope.cancel()
