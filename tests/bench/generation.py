@@ -6,14 +6,17 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from node.models.demo import DEMO_NAME, demo_directory
+from tests.bench.random_model import write_model
 from tests.bench.run import CannotMeasure, Run, program
 from tests.bench.table import Row
 
 MOST_TOKENS = 128
+RANDOM_NAME = "random"
 STORIES = ("fox", "robot", "boat", "dragon")
 ASKING = ("Tell me a story about a {}.", "Write a story about a {}.", "Tell me a {} story.")
 QUESTIONS = tuple(asking.format(story) for asking in ASKING for story in STORIES)
@@ -36,28 +39,41 @@ class Timing:
 
 
 def measure(run: Run) -> Iterator[Row]:
-    """Ask a node and bare mlx-lm the same questions; the answers must be the same text."""
+    """Ask the demo model, then a model of ten times its size whose answers mean nothing but cost what they would."""
+    node, _ = run.nodes
+    yield from _measure_model(run, DEMO_NAME, "demo model", demo_directory())
+    directory = run.scratch / "random-model"
+    parameters = write_model(directory)
+    modelfile = directory.with_suffix(".Modelfile")
+    modelfile.write_text(f"FROM {directory}\n")
+    run.progress("building a model of random weights")
+    node.command("create", RANDOM_NAME, "-f", str(modelfile))
+    yield from _measure_model(run, RANDOM_NAME, f"{parameters / 1e6:.0f} M random weights", directory)
+
+
+def _measure_model(run: Run, model: str, what: str, directory: Path) -> Iterator[Row]:
+    """The same questions to a node and to bare mlx-lm; the answers must be the same text."""
     questions = ["Hello!", *QUESTIONS[: run.sizes.answers]]
     node, _ = run.nodes
-    run.progress(f"asking the node {len(questions)} questions")
-    ours = [ask(node.ready["api"], question) for question in questions][1:]  # the first loads the model
+    run.progress(f"asking the node's {what} {len(questions)} questions")
+    ours = [ask(node.ready["api"], model, question) for question in questions][1:]  # the first loads the model
     run.progress("asking mlx-lm the same")
-    bare = reference(questions)[1:]
+    bare = reference(directory, questions)[1:]
     if [timing.text for timing in ours] != [timing.text for timing in bare]:
-        raise CannotMeasure("the node's greedy answers are not those of mlx-lm")
-    remark = f"demo model, {run.sizes.answers} streamed answers of about {ours[0].tokens} tokens, median"
+        raise CannotMeasure(f"{what}: the node's greedy answers are not those of mlx-lm")
+    remark = f"{run.sizes.answers} streamed answers of about {ours[0].tokens} tokens, median"
     beside = "mlx-lm in its own process"
     first_ms = [1000 * statistics.median(timing.first_s for timing in timings) for timings in (ours, bare)]
     rates = [statistics.median(timing.rate for timing in timings) for timings in (ours, bare)]
-    yield Row("first token over HTTP", first_ms[0], "ms", "lower", beside, first_ms[1], remark)
-    yield Row("generation over HTTP", rates[0], "tokens/s", "higher", beside, rates[1], remark)
+    yield Row(f"first token over HTTP, {what}", first_ms[0], "ms", "lower", beside, first_ms[1], remark)
+    yield Row(f"generation over HTTP, {what}", rates[0], "tokens/s", "higher", beside, rates[1], remark)
 
 
-def ask(api: str, question: str) -> Timing:
-    """Stream one greedy answer of the demo model from `POST /api/chat`."""
+def ask(api: str, model: str, question: str) -> Timing:
+    """Stream one greedy answer from `POST /api/chat`."""
     connection = http.client.HTTPConnection(str(urlsplit(api).netloc))
     body = {
-        "model": DEMO_NAME,
+        "model": model,
         "messages": [{"role": "user", "content": question}],
         "options": {"temperature": 0, "num_predict": MOST_TOKENS},
     }
@@ -79,9 +95,9 @@ def _timing(pieces: list[tuple[float, dict[str, Any]]]) -> Timing:
     return Timing(spoken[0][0], spoken[-1][0], int(pieces[-1][1]["eval_count"]), text)
 
 
-def reference(questions: list[str]) -> list[Timing]:
+def reference(directory: Path, questions: list[str]) -> list[Timing]:
     """The same questions to mlx-lm without a node."""
-    with program("tests.bench.mlx_reference", str(demo_directory())) as process:
+    with program("tests.bench.mlx_reference", str(directory)) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         json.dump({"questions": questions, "most_tokens": MOST_TOKENS}, process.stdin)

@@ -27,7 +27,9 @@ def time_answers(directory: Path, questions: list[str], most_tokens: int) -> lis
     timings = []
     for question in questions:
         started_s = time.perf_counter()
-        prompt = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True)
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, enable_thinking=False
+        )
         pieces = [
             (time.perf_counter() - started_s, piece.text)
             for piece in stream_generate(model, tokenizer, prompt, max_tokens=most_tokens)

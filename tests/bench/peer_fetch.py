@@ -1,21 +1,16 @@
 """How fast one node fetches a model from another: two processes, every byte verified and written to disk."""
 
 import hashlib
-import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from node.cli.demo_node import DemoNode
-from node.models.demo import WEIGHT_FILES, demo_directory
+from tests.bench.random_model import write_filler
 from tests.bench.run import CannotMeasure, Run, output_of, program
 from tests.bench.table import Row
 
-TENSOR_BYTES = 4_000_000
 MODEL = "bench"
 
 
@@ -23,7 +18,7 @@ def measure(run: Run) -> Iterator[Row]:
     """Fetch a model of the size wanted, beside a raw stream of stock py-libp2p and the hash of the same file."""
     size = run.sizes.fetch_bytes
     directory = run.scratch / "bench-model"
-    weights = write_model(directory, size)
+    weights = write_filler(directory, size)
     first, second = run.nodes
     run.progress(f"building a model of {size / 1e6:.0f} MB")
     modelfile = directory.with_suffix(".Modelfile")
@@ -54,34 +49,6 @@ def _pull(node: DemoNode, peer: str) -> tuple[int, float]:
     if lines.finish() != 0 or started_s is None:
         raise CannotMeasure("pull failed without saying why")
     return int(event["bytes_moved"]), ended_s - started_s
-
-
-def write_model(directory: Path, size_bytes: int) -> Path:
-    """Write a model whose weights are random halves of about `size_bytes`, and give the weights' path.
-
-    No two chunks are alike, so nothing is saved by reuse.
-    """
-    shutil.copytree(demo_directory(), directory, ignore=lambda _, names: set(names) - set(WEIGHT_FILES))
-    count = max(1, round(size_bytes / TENSOR_BYTES))
-    elements = -(-size_bytes // (2 * count))
-    header = {
-        f"model.layers.{place}.weight": {
-            "dtype": "F16",
-            "shape": [elements],
-            "data_offsets": [place * elements * 2, (place + 1) * elements * 2],
-        }
-        for place in range(count)
-    }
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    source = np.random.default_rng(256)
-    path = directory / "model.safetensors"
-    path.chmod(0o644)
-    with path.open("wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
-        for _ in range(count):
-            file.write(source.standard_normal(elements, np.float32).astype(np.float16).tobytes())
-    return path
 
 
 def _stock_rate(size_bytes: int) -> float:

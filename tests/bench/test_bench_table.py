@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from node.models.demo import demo_directory
 from store.safetensors import read_header
-from tests.bench import idle, peer_fetch, transparency_log
+from tests.bench import idle, transparency_log
 from tests.bench.__main__ import FIGURES, machine, main, measure_all
+from tests.bench.random_model import write_filler, write_model
 from tests.bench.run import CannotMeasure, Run, Sizes, output_of, program
 from tests.bench.table import Row, Unmeasured, format_json, format_number, format_table
 
@@ -84,12 +86,20 @@ def test_processes_are_watched_together() -> None:
 
 
 def test_the_model_to_fetch_is_a_safetensors_file_of_the_size(tmp_path: Path) -> None:
-    path = peer_fetch.write_model(tmp_path / "model", 9_000_001)
+    path = write_filler(tmp_path / "model", 9_000_001)
     header = read_header(path)
     assert sum(tensor.length for tensor in header.tensors) >= 9_000_001
     assert path.stat().st_size < 9_100_000
-    again = peer_fetch.write_model(tmp_path / "again", 9_000_001)
+    again = write_filler(tmp_path / "again", 9_000_001)
     assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(again.read_bytes()).digest()
+
+
+def test_the_random_model_has_the_tensors_of_its_shape(tmp_path: Path) -> None:
+    parameters = write_model(tmp_path / "model")
+    header = read_header(tmp_path / "model" / "model.safetensors")
+    shipped = read_header(demo_directory() / "model.safetensors")
+    assert parameters == header.element_count > 20_000_000
+    assert {tensor.name for tensor in shipped.tensors} < {tensor.name for tensor in header.tensors}
 
 
 def test_the_stock_stream_brings_every_byte() -> None:
@@ -113,5 +123,5 @@ def test_every_figure_is_measured_at_tiny_sizes(capsys: pytest.CaptureFixture[st
     status = main(["--quick", "--json"])
     table = json.loads(capsys.readouterr().out)
     assert table["unmeasured"] == []
-    assert len(table["rows"]) == 11
+    assert len(table["rows"]) == 13
     assert status == 0

@@ -1,0 +1,87 @@
+"""Models that know nothing, for measuring: files of a wanted size, or a shape of a wanted number of parameters."""
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from node.models.demo import WEIGHT_FILES, demo_directory
+
+TENSOR_BYTES = 4_000_000
+SHAPE = {"hidden_size": 512, "num_hidden_layers": 8, "intermediate_size": 1536, "num_attention_heads": 8}
+KEY_VALUE_HEADS = 4
+Shape = tuple[int, ...]
+
+
+def write_filler(directory: Path, size_bytes: int) -> Path:
+    """Write a model whose weights are noise of about `size_bytes` and fit no shape; give the weights' path.
+
+    No two chunks are alike, so nothing is saved by reuse.
+    """
+    count = max(1, round(size_bytes / TENSOR_BYTES))
+    elements = -(-size_bytes // (2 * count))
+    _copy_description(directory, {})
+    return _write_weights(directory, {f"model.layers.{place}.weight": (elements,) for place in range(count)})
+
+
+def write_model(directory: Path) -> int:
+    """Write a model of the demo model's kind, with 26 million random parameters; give their number."""
+    _copy_description(directory, {**SHAPE, "num_key_value_heads": KEY_VALUE_HEADS})
+    shapes = _tensor_shapes(json.loads((directory / "config.json").read_text(encoding="utf-8")))
+    _write_weights(directory, shapes)
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def _tensor_shapes(config: Mapping[str, int]) -> dict[str, Shape]:
+    hidden, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+    layer: dict[str, Shape] = {
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+        "self_attn.q_proj": (queries, hidden),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.v_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, queries),
+        "self_attn.q_norm": (head,),
+        "self_attn.k_norm": (head,),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }
+    shapes: dict[str, Shape] = {
+        "model.embed_tokens.weight": (config["vocab_size"], hidden),
+        "model.norm.weight": (hidden,),
+    }
+    for place in range(config["num_hidden_layers"]):
+        shapes |= {f"model.layers.{place}.{name}.weight": shape for name, shape in layer.items()}
+    return shapes
+
+
+def _copy_description(directory: Path, changes: Mapping[str, int]) -> None:
+    directory.mkdir()
+    for name in WEIGHT_FILES:
+        shutil.copyfile(demo_directory() / name, directory / name)
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    (directory / "config.json").write_text(json.dumps({**config, **changes}), encoding="utf-8")
+
+
+def _write_weights(directory: Path, shapes: Mapping[str, Shape]) -> Path:
+    header, position = {}, 0
+    for name, shape in shapes.items():
+        end = position + 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [position, end]}
+        position = end
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    source = np.random.default_rng(256)
+    path = directory / "model.safetensors"
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for shape in shapes.values():
+            noise = source.standard_normal(shape, np.float32)
+            values = 0.05 * noise if len(shape) == 2 else 1 + 0.01 * noise
+            file.write(values.astype(np.float16).tobytes())
+    return path
