@@ -24,7 +24,15 @@ The message says what failed, where and what was found; `hint` says what to do a
     ├── PeerNotLinked
     ├── RemoteRefused
     ├── StreamClosed
-    └── SyncStalled
+    ├── SyncStalled
+    ├── OfferRefused
+    ├── OriginStopped
+    ├── LogBehind
+    ├── ModelNotOffered
+    ├── OfferAmbiguous
+    ├── BlobUnavailable
+    ├── FetchStalled
+    └── LayerTooLarge
 """
 
 from pathlib import Path
@@ -239,3 +247,93 @@ class SyncStalled(NodeError):
         super().__init__(f"sync with {peer}: no progress for {waited_s:.0f} s")
         self.peer = peer
         self.hint = "try again: tilenode sync"
+
+
+class OfferRefused(NodeError):
+    """A peer offers a model whose provenance does not hold; it is not listed and not fetched."""
+
+    hint = "nothing was accepted; the publisher has to publish the model again"
+
+    def __init__(self, peer: str, manifest: str, reason: str) -> None:
+        super().__init__(f"offer of {manifest[:12]} by {peer}: {reason}")
+        self.peer = peer
+        self.manifest = manifest
+        self.reason = reason
+
+
+class OriginStopped(NodeError):
+    """A device signed two different logs; nothing it publishes is accepted any more, and it is not served."""
+
+    hint = "the evidence is kept; unlink it (tilenode link disable PEER) and link again only with a new identity"
+
+    def __init__(self, origin: str) -> None:
+        super().__init__(f"{origin} is stopped: it signed two different logs")
+        self.origin = origin
+
+
+class LogBehind(NodeError):
+    """A device shows an older state of its log than it showed before and cannot prove that the two belong together."""
+
+    hint = "that device was probably restored from a backup: it needs a new identity"
+
+    def __init__(self, origin: str, seen_size: int, found_size: int) -> None:
+        super().__init__(f"log of {origin}: {found_size} entries, {seen_size} were seen before")
+        self.origin = origin
+        self.seen_size = seen_size
+        self.found_size = found_size
+
+
+class ModelNotOffered(NodeError):
+    """No linked device that was asked offers a model of this name."""
+
+    hint = "see what is offered: tilenode list --peers"
+
+    def __init__(self, name: str, who: str) -> None:
+        super().__init__(f"model {name[:100]!r}: not offered by {who}")
+        self.name = name
+
+
+class OfferAmbiguous(NodeError):
+    """Several publishers offer a model under this name."""
+
+    hint = "say from whom: tilenode pull NAME --from PEER"
+
+    def __init__(self, name: str, publishers: tuple[str, ...]) -> None:
+        super().__init__(f"model {name[:100]!r}: offered by several publishers: {', '.join(publishers)}")
+        self.name = name
+        self.publishers = publishers
+
+
+class BlobUnavailable(NodeError):
+    """No linked device delivered this part of a model as its digest says."""
+
+    hint = "link a device that has the model, or have the publisher verify it: tilenode verify NAME"
+
+    def __init__(self, digest: str, reason: str) -> None:
+        super().__init__(f"blob {digest[:12]}: {reason}")
+        self.digest = digest
+        self.reason = reason
+
+
+class FetchStalled(NodeError):
+    """Nobody who has what is missing could be reached for a while; what arrived is kept."""
+
+    hint = "run the same pull again once the other device is back; it goes on where it stopped"
+
+    def __init__(self, digest: str, missing_bytes: int, waited_s: float) -> None:
+        super().__init__(f"layer {digest[:12]}: {missing_bytes} bytes missing, no source for {waited_s:.0f} s")
+        self.digest = digest
+        self.missing_bytes = missing_bytes
+        self.waited_s = waited_s
+
+
+class LayerTooLarge(NodeError):
+    """A manifest names a layer without a chunk map that is larger than what is fetched in one piece."""
+
+    hint = "have the publisher build the model again with this program, which maps large layers"
+
+    def __init__(self, digest: str, size: int, max_bytes: int) -> None:
+        super().__init__(f"layer {digest[:12]}: {size} bytes without a chunk map, at most {max_bytes} are fetched")
+        self.digest = digest
+        self.size = size
+        self.max_bytes = max_bytes
