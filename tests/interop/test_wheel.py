@@ -29,6 +29,15 @@ def test_the_demo_model_is_in_it_byte_for_byte(wheel: zipfile.ZipFile) -> None:
         assert wheel.read(f"node/models/demo/weights/{name}") == (demo_directory() / name).read_bytes()
 
 
+def test_the_unpacked_wheel_finds_its_demo_model(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    wheel.extractall(tmp_path)
+    program = "from node.models.demo import demo_directory; print(demo_directory())"
+    environment = {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()) == tmp_path / "node" / "models" / "demo" / "weights"
+
+
 def test_every_package_says_that_it_is_typed(wheel: zipfile.ZipFile) -> None:
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(wheel.namelist())
 
