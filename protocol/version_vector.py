@@ -80,7 +80,7 @@ def _decode_row(index: int, row: object) -> tuple[DeviceId, Held]:
             head = Head(sequence, EntryId(raw.hex()))
         case _:
             raise SyncViolation(f"authors[{index}]: expected a did, a sequence, an id and true or false")
-    if len(raw) != 32 or not 0 <= sequence <= MAX_SEQUENCE or (sequence == 0) != (head == EMPTY_HEAD):
+    if len(raw) != 32 or not 0 <= sequence <= MAX_SEQUENCE or (sequence == 0) != (head.id == EMPTY_HEAD.id):
         raise SyncViolation(f"authors[{index}]: the sequence and the id do not fit")
     try:
         return parse_did(text), Held(head, closed)

@@ -38,9 +38,9 @@ _SUMMARIES: Final = """
                SELECT 1 FROM feed_entries d WHERE d.target = e.id AND d.kind = 'delete' AND d.chat = e.chat)),
            (SELECT encoded FROM feed_entries t WHERE t.chat = e.chat AND t.kind IN ('chat', 'rename')
             ORDER BY t.time_ms DESC, t.author DESC, t.sequence DESC LIMIT 1)
-    FROM feed_entries e WHERE chat <> x'' AND NOT EXISTS (
-        SELECT 1 FROM feed_entries c JOIN feed_entries d ON d.target = c.id AND d.kind = 'delete' AND d.chat = c.chat
-        WHERE c.chat = e.chat AND c.kind = 'chat')
+    FROM feed_entries e WHERE chat <> x'' AND chat NOT IN (
+        SELECT c.chat FROM feed_entries c JOIN feed_entries d ON d.target = c.id AND d.kind = 'delete'
+        AND d.chat = c.chat WHERE c.kind = 'chat')
     GROUP BY chat ORDER BY max(time_ms) DESC, chat
 """
 
