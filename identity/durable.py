@@ -3,9 +3,14 @@
 import os
 import secrets
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
-PRIVATE: int = 0o600
+from identity.errors import SecretsFileFailed
+
+PRIVATE: Final = 0o600
 
 
 def replace_file(path: Path, content: bytes, mode: int = PRIVATE) -> None:
@@ -14,8 +19,14 @@ def replace_file(path: Path, content: bytes, mode: int = PRIVATE) -> None:
     Temporary file in the same directory → flush to the disk → rename → flush of the directory.
 
     Raises:
-        OSError: as the system says; `path` is then as it was.
+        SecretsFileFailed: `path` is then as it was.
     """
+    with file_errors(path):
+        make_directory(path.parent)
+        _replace(path, content, mode)
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), mode)
     try:
@@ -30,10 +41,30 @@ def replace_file(path: Path, content: bytes, mode: int = PRIVATE) -> None:
     sync_directory(path.parent)
 
 
-def remove_leftovers(directory: Path) -> None:
-    """Remove temporary files that a crash left behind in `directory`; only its one writer may call this."""
-    for leftover in directory.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+def read_file(path: Path, max_bytes: int) -> bytes | None:
+    """Return the content of `path`, or None where there is no such file.
+
+    Raises:
+        SecretsFileFailed: more than `max_bytes`, or the system says no.
+    """
+    with file_errors(path):
+        try:
+            with path.open("rb") as file:
+                content = file.read(max_bytes + 1)
+        except FileNotFoundError:
+            return None
+    if len(content) > max_bytes:
+        raise SecretsFileFailed(path, f"more than {max_bytes} bytes")
+    return content
+
+
+@contextmanager
+def file_errors(path: Path) -> Iterator[None]:
+    """Turn what the system says about `path` into a named error."""
+    try:
+        yield
+    except OSError as error:
+        raise SecretsFileFailed(path, error.strerror or type(error).__name__) from error
 
 
 def make_directory(path: Path, mode: int = 0o700) -> None:

@@ -15,6 +15,7 @@ The message says what failed, where and what was found; `hint` says what to do a
         ├── SecretsMissing
         ├── NoSecretStore
         ├── HomeCopied
+        ├── SecretsFileFailed
         ├── KeychainError
         │   ├── KeychainUnavailable
         │   ├── KeychainLocked
@@ -145,6 +146,17 @@ class HomeCopied(SecretsError):
         )
 
 
+class SecretsFileFailed(SecretsError):
+    """A file of the home that keeps the secrets cannot be read or written."""
+
+    hint = "look at the free space and the permissions there"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
 class KeychainError(SecretsError):
     """Base of what the system's keychain answers instead of the secrets."""
 
@@ -162,7 +174,7 @@ class KeychainUnavailable(KeychainError):
 class KeychainLocked(KeychainError):
     """The keychain is there and locked; no new key is made while it is."""
 
-    hint = "unlock the login keychain and try again"
+    hint = "unlock the login keychain and try again; without a desktop, a new home takes TILENODE_PASSPHRASE_FILE"
 
     def __init__(self, backend: str, reason: str) -> None:
         super().__init__(f"keychain {backend}: locked: {reason}")

@@ -10,12 +10,13 @@ import json
 import re
 import secrets as random_source
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from identity.durable import make_directory, replace_file
+from identity.durable import read_file, replace_file
 from identity.errors import (
     HomeCopied,
     KeychainError,
@@ -42,7 +43,7 @@ _HOME_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 @dataclass(frozen=True)
-class _Mark:
+class Mark:
     """The file `keychain` of a home: its id, and whether its item was ever stored."""
 
     home_id: str
@@ -78,7 +79,7 @@ def system_keychain() -> "KeyringBackend":
         backend = SecretService()  # type: ignore[no-untyped-call]  # keyring types its classes, not their making
     try:
         _ = type(backend).priority
-    except RuntimeError as error:
+    except (RuntimeError, OSError, ValueError) as error:  # no service; no bus at its address; the bus refuses this user
         raise KeychainUnavailable(_reason(error)) from error
     return backend
 
@@ -135,7 +136,7 @@ class KeychainSecretStore:
         """
         if self._current is None and self._mark is not None:
             self.load()
-        mark = self._mark or self._write_mark(_Mark(random_source.token_hex(16), stored=False))
+        mark = self._mark or self._write_mark(Mark(random_source.token_hex(16), stored=False))
         previous = self._current
         slot = _SLOTS[0] if previous is None or previous.slot == _SLOTS[1] else _SLOTS[1]
         item = _Item(slot, (previous.generation if previous else 0) + 1, str(self._home), secrets)
@@ -144,9 +145,11 @@ class KeychainSecretStore:
             raise KeychainFailed(self._name, "reading the item back", "it is not what was stored")
         self._current = item
         if not mark.stored:
-            self._write_mark(_Mark(mark.home_id, stored=True))
+            self._write_mark(Mark(mark.home_id, stored=True))
         if previous is not None:
-            self._ask("deleting the previous item", "delete_password", _account(mark, previous.slot))
+            # What stays here has the older generation, is never loaded, and is overwritten by the next save.
+            with suppress(KeychainFailed):
+                self._ask("deleting the previous item", "delete_password", _account(mark, previous.slot))
 
     def _read(self, slot: str) -> _Item | None:
         assert self._mark is not None
@@ -175,8 +178,7 @@ class KeychainSecretStore:
             raise _failed(self._name, doing, _reason(error)) from error
         return None if answer is None else str(answer)
 
-    def _write_mark(self, mark: _Mark) -> _Mark:
-        make_directory(self._home)
+    def _write_mark(self, mark: Mark) -> Mark:
         content = json.dumps({"v": VERSION, "id": mark.home_id, "stored": mark.stored}, sort_keys=True)
         replace_file(self._home / MARK_FILE, content.encode() + b"\n")
         self._mark = mark
@@ -192,17 +194,15 @@ class KeychainSecretStore:
             raise HomeCopied(self._home, original)
 
 
-def read_mark(home: Path) -> _Mark | None:
+def read_mark(home: Path) -> Mark | None:
     """Return what the home's file `keychain` says, or None where there is none.
 
     Raises:
         SecretsInvalid: it is not one that this program wrote.
     """
     path = home / MARK_FILE
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_MARK_BYTES + 1)
-    except FileNotFoundError:
+    content = read_file(path, MAX_MARK_BYTES)
+    if content is None:
         return None
     try:
         fields = json.loads(content)
@@ -210,7 +210,7 @@ def read_mark(home: Path) -> _Mark | None:
         raise SecretsInvalid(str(path), "not JSON") from error
     match fields:
         case {"v": 1, "id": str(home_id), "stored": bool(stored)} if len(fields) == 3 and _HOME_ID.fullmatch(home_id):
-            return _Mark(home_id, stored)
+            return Mark(home_id, stored)
     raise SecretsInvalid(str(path), "not a keychain mark of version 1")
 
 
@@ -221,7 +221,7 @@ def _same_place(one: Path, other: Path) -> bool:
         return False
 
 
-def _account(mark: _Mark, slot: str) -> str:
+def _account(mark: Mark, slot: str) -> str:
     return f"{mark.home_id}/{slot}"
 
 

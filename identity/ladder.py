@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from identity.errors import KeychainUnavailable, NoSecretStore, SecretsMissing
-from identity.keychain import MARK_FILE, KeychainSecretStore
+from identity.keychain import KeychainSecretStore, read_mark
 from identity.secrets import SecretStore
 from identity.vault import VaultSecretStore
 
@@ -31,7 +31,8 @@ def open_secret_store(home: Path, passphrase: Callable[[], bytes] | None, *, key
     vault = home / VAULT_FILE
     if vault.exists():
         return VaultSecretStore(vault, passphrase)
-    if (home / MARK_FILE).exists():
+    mark = read_mark(home)
+    if mark is not None and mark.stored:
         return KeychainSecretStore(home)
     _refuse_orphan(home)
     reason = "the keychain was not asked"

@@ -14,8 +14,8 @@ from nacl.exceptions import CryptoError
 from nacl.pwhash import argon2id
 from nacl.utils import random as random_bytes
 
-from identity.durable import make_directory, replace_file
-from identity.errors import PassphraseNeeded, PassphraseWrong, VaultInvalid
+from identity.durable import read_file, replace_file
+from identity.errors import PassphraseNeeded, PassphraseWrong, SecretsFileFailed, VaultInvalid
 from identity.secrets import Secrets, decode_secrets, encode_secrets
 
 MAGIC: Final = b"tilenode vault\n"
@@ -57,8 +57,9 @@ class VaultSecretStore:
             PassphraseWrong: the passphrase does not open it.
             VaultInvalid: the file is not a vault of version 1.
             SecretsInvalid: it opens, and holds something else.
+        SecretsFileFailed: the system says no, or has no 256 MiB of memory for the derivation.
         """
-        content = self._read()
+        content = read_file(self._path, MAX_FILE_BYTES)
         if content is None:
             return None
         salt, nonce = _parse_header(self._path, content)
@@ -77,6 +78,7 @@ class VaultSecretStore:
         Raises:
             PassphraseNeeded: there is no passphrase, or an empty one.
             PassphraseWrong: a vault is there that this passphrase does not open; it is left as it is.
+        SecretsFileFailed: the file could not be written; the old one is still there.
         """
         if self._opened is None and self._path.exists():
             self.load()
@@ -84,18 +86,7 @@ class VaultSecretStore:
         nonce = random_bytes(NONCE_BYTES)
         header = _HEADER.pack(MAGIC, VERSION, *_COST, opened.salt, nonce)
         sealed = crypto_aead_xchacha20poly1305_ietf_encrypt(encode_secrets(secrets).encode(), header, nonce, opened.key)
-        make_directory(self._path.parent)
         replace_file(self._path, header + sealed)
-
-    def _read(self) -> bytes | None:
-        try:
-            with self._path.open("rb") as file:
-                content = file.read(MAX_FILE_BYTES + 1)
-        except FileNotFoundError:
-            return None
-        if len(content) > MAX_FILE_BYTES:
-            raise VaultInvalid(self._path, f"more than {MAX_FILE_BYTES} bytes")
-        return content
 
     def _key_for(self, salt: bytes) -> bytes:
         if self._opened is None or self._opened.salt != salt:
@@ -109,7 +100,10 @@ class VaultSecretStore:
         if not 0 < len(passphrase) <= MAX_PASSPHRASE_BYTES:
             raise PassphraseNeeded(self._path, f"a passphrase has 1 to {MAX_PASSPHRASE_BYTES} bytes")
         passes, memory_bytes = _COST
-        key = argon2id.kdf(KEY_BYTES, passphrase, salt, opslimit=passes, memlimit=memory_bytes)
+        try:
+            key = argon2id.kdf(KEY_BYTES, passphrase, salt, opslimit=passes, memlimit=memory_bytes)
+        except CryptoError as error:
+            raise SecretsFileFailed(self._path, f"opening it takes {memory_bytes >> 20} MiB of memory") from error
         self._opened = _Opened(salt, key)
         return self._opened
 
