@@ -112,6 +112,12 @@ class Peers:
                 connection.execute("DELETE FROM peer_addresses WHERE did = ?", (did,))
                 _write_addresses(connection, did, addresses)
 
+    def prefer_address(self, did: DeviceId, address: str) -> None:
+        """Put the address that worked before the others."""
+        peer = self.get(did)
+        if peer is not None:
+            self.set_addresses(did, [address, *peer.addresses])
+
     def set_nickname(self, did: DeviceId, nickname: str) -> None:
         """Keep the name by which the peer now calls itself, made safe to show."""
         with self._database.transaction() as connection:

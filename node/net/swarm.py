@@ -14,6 +14,7 @@ from libp2p.identity.identify.identify import ID as IDENTIFY_PROTOCOL
 from libp2p.identity.identify_push.identify_push import ID_PUSH as IDENTIFY_PUSH_PROTOCOL
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.io.trio import TrioTCPStream
+from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection import swarm_connection
 from libp2p.network.connection.raw_connection import RawConnection
@@ -147,6 +148,16 @@ class OneConnectionMuxer(MuxerMultistream):
             del self._admitted[peer]
 
 
+class _NoAutoConnector(AutoConnector):
+    """Dials nobody: which peers to reach is decided by who is linked, and reached by their signed addresses."""
+
+    async def maybe_connect(self) -> None:
+        """Do nothing."""
+
+    async def run_background_task(self, nursery: trio.Nursery) -> None:
+        """Do nothing."""
+
+
 class NodeSwarm(Swarm):
     """Connections and their events. libp2p's own services (pubsub) only ever see linked peers."""
 
@@ -180,6 +191,7 @@ class NodeSwarm(Swarm):
             ),
             transport_manager=TransportManager(),
         )
+        self.auto_connector = _NoAutoConnector(self)
         self._is_linked = is_linked
         self._changed = changed
         self._announced: set[Any] = set()

@@ -75,6 +75,7 @@ class Transport:
         self._protocols: dict[str, _Protocol] = {}
         self._scopes: dict[DeviceId, set[trio.CancelScope]] = {}
         self._subscribers: set[trio.MemorySendChannel[ConnectionEvent]] = set()
+        self._numbers: dict[DeviceId, int] = {}
         self._dialling: dict[DeviceId, trio.Lock] = {}
         self._swarm = NodeSwarm(key, self._is_linked, liveness or Liveness(), self._connection_changed)
         self.host: BasicHost = build_host(self._swarm)
@@ -131,15 +132,17 @@ class Transport:
         if scope.cancelled_caught:
             raise StreamClosed(peer, "the peer was disconnected")
 
-    async def dial(self, peer: DeviceId, addresses: Sequence[str]) -> None:
-        """Connect to `peer`; returns at once when it is connected. Addresses that cannot be dialled are skipped.
+    async def dial(self, peer: DeviceId, addresses: Sequence[str]) -> str | None:
+        """Connect to `peer` and return the address that worked; return None at once when it is connected already.
+
+        Addresses that cannot be dialled are skipped.
 
         Raises:
             PeerUnreachable: no address answers with the peer's key.
         """
         async with self._dialling.setdefault(peer, trio.Lock()):
             if self._is_connected(peer):
-                return
+                return None
             usable = [parse_address(text) for text in dialable(tuple(addresses), peer_id_of(peer))]
             if not usable:
                 raise PeerUnreachable(peer, "no address is known")
@@ -151,10 +154,10 @@ class Transport:
                 except ConnectionClosedError as error:
                     await stream.aclose()
                     if self._is_connected(peer):
-                        return  # the peer dialled us at the same moment, and that connection stays
+                        return None  # the peer dialled us at the same moment, and that connection stays
                     _log.debug("dial_failed", extra={"peer": peer, "address": str(address), "error": str(error)})
                     continue
-                return
+                return format_address(address)
         raise PeerUnreachable(peer, "nobody with its key answers at its addresses")
 
     async def disconnect(self, peer: DeviceId) -> None:
@@ -174,6 +177,10 @@ class Transport:
         """Return the linked peers that have a live connection."""
         peers = {did_of_peer_id(str(peer_id)) for peer_id, found in self._swarm.connections.items() if found}
         return frozenset(peer for peer in peers if self._is_linked(peer) and self._is_connected(peer))
+
+    def connection_number(self, peer: DeviceId) -> int:
+        """Return how many connections a linked peer has had; it tells a new connection from the one before."""
+        return self._numbers.get(peer, 0)
 
     def path_of(self, peer: DeviceId) -> str | None:
         """Return the remote address of the peer's connection as a multiaddr, None when there is none."""
@@ -304,6 +311,8 @@ class Transport:
                 return
 
     def _publish(self, event: ConnectionEvent) -> None:
+        if event.up:
+            self._numbers[event.peer] = self._numbers.get(event.peer, 0) + 1
         for subscriber in list(self._subscribers):
             try:
                 subscriber.send_nowait(event)

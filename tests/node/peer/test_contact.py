@@ -1,0 +1,209 @@
+"""Contact with linked peers over real connections: at once, again after every interruption, quietly when refused."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from identity.did import DeviceId
+from identity.testing import key_from_number
+from node.errors import StreamClosed
+from node.net.access import Access, LinkedPeers
+from node.net.streams import PeerStream
+from node.net.transport import Transport
+from node.peer.contact import Contacts, Pace
+from node.ports import SystemClock, SystemEntropy
+from node.threads import Threads
+from protocol.scope import Scope
+from store.database import Database
+from store.peers import LinkedPeer, Peers
+
+GREET = "/tilenode/greet/1"
+QUICK = Pace(interval_s=30.0, first_retry_s=0.05, longest_retry_s=0.4, refused_retry_s=600.0)
+
+
+class Node:
+    """A transport with contacts over a real database, and what its contacts did."""
+
+    def __init__(self, number: int, home: Path, port: int = 0, pace: Pace = QUICK) -> None:
+        self.database = Database.open(home / f"{number}.db", bytes(32), create=not (home / f"{number}.db").exists())
+        self.peers = Peers(self.database)
+        self.links = LinkedPeers((peer.did, peer.scope) for peer in self.peers.list())
+        self.transport = Transport(key_from_number(number), [f"/ip4/127.0.0.1/tcp/{port}"], self.links)
+        self.transport.handle(GREET, self.serve, access=Access.LINKED)
+        self.contacts = Contacts(self.transport, self.peers, Threads(), SystemClock(), SystemEntropy(), pace=pace)
+        self.contacts.on_contact(self.greet)
+        self.send, self.contacted = trio.open_memory_channel[DeviceId](100)
+
+    @property
+    def did(self) -> DeviceId:
+        return self.transport.us
+
+    async def serve(self, stream: PeerStream) -> None:
+        await stream.send(await stream.receive(100))
+
+    async def greet(self, peer: DeviceId) -> None:
+        async with self.transport.open(peer, GREET) as stream:
+            await stream.send(b"hello")
+            assert await stream.receive(100) == b"hello"
+        self.send.send_nowait(peer)
+
+    def link(self, other: "Node") -> None:
+        self.peers.add(LinkedPeer(other.did, "peer", Scope.OWN, other.transport.addresses, 1))
+        self.links.set(other.did, Scope.OWN)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(10):
+        while not condition():
+            await trio.sleep(0.02)
+
+
+@asynccontextmanager
+async def running(*nodes: Node) -> AsyncIterator[Callable[[Callable[..., Awaitable[object]]], Awaitable[object]]]:
+    async with trio.open_nursery() as nursery:
+        for node in nodes:
+            await nursery.start(node.transport.run)
+        with trio.fail_after(30):
+            yield nursery.start
+        nursery.cancel_scope.cancel()
+    for node in nodes:
+        node.database.close()
+
+
+async def test_both_sides_of_a_link_make_contact(tmp_path: Path) -> None:
+    one, two = Node(1, tmp_path), Node(2, tmp_path)
+    async with running(one, two) as start:
+        one.link(two)
+        two.link(one)
+        await start(one.contacts.run)
+        await start(two.contacts.run)
+        assert await one.contacted.receive() == two.did
+        assert await two.contacted.receive() == one.did
+        await until(lambda: one.peers.list()[0].last_contact_s is not None)
+
+
+async def test_three_nodes_all_meet(tmp_path: Path) -> None:
+    nodes = [Node(number, tmp_path) for number in (1, 2, 3)]
+    async with running(*nodes) as start:
+        for node in nodes:
+            for other in nodes:
+                if other is not node:
+                    node.link(other)
+        for node in nodes:
+            await start(node.contacts.run)
+        for node in nodes:
+            met: set[DeviceId] = set()
+            while len(met) < 2:
+                met.add(await node.contacted.receive())
+            assert met == {other.did for other in nodes if other is not node}
+
+
+async def test_a_contact_is_made_once_per_connection_and_again_when_woken(tmp_path: Path) -> None:
+    one, two = Node(1, tmp_path), Node(2, tmp_path)
+    async with running(one, two) as start:
+        one.link(two)
+        two.links.set(one.did, Scope.OWN)
+        await start(one.contacts.run)
+        await one.contacted.receive()
+        with trio.move_on_after(0.5) as scope:
+            await one.contacted.receive()
+        assert scope.cancelled_caught
+        one.contacts.wake(two.did)
+        assert await one.contacted.receive() == two.did
+
+
+async def test_contact_comes_again_in_every_interval(tmp_path: Path) -> None:
+    pace = Pace(interval_s=0.1)
+    one, two = Node(1, tmp_path, pace=pace), Node(2, tmp_path)
+    async with running(one, two) as start:
+        one.link(two)
+        two.links.set(one.did, Scope.OWN)
+        await start(one.contacts.run)
+        for _ in range(4):
+            await one.contacted.receive()
+
+
+async def test_a_cut_connection_is_made_again(tmp_path: Path) -> None:
+    one, two = Node(1, tmp_path), Node(2, tmp_path)
+    async with running(one, two) as start:
+        one.link(two)
+        two.links.set(one.did, Scope.OWN)
+        await start(one.contacts.run)
+        for _ in range(3):
+            assert await one.contacted.receive() == two.did
+            await two.transport.disconnect(one.did)
+
+
+async def test_a_peer_that_is_not_there_yet_is_reached_when_it_comes(tmp_path: Path) -> None:
+    one, two = Node(1, tmp_path), Node(2, tmp_path)
+    async with running(two):
+        addresses = two.transport.addresses
+        port = int(addresses[0].split("/")[4])
+    two = Node(2, tmp_path, port)
+    two.links.set(one.did, Scope.OWN)
+    async with running(one) as start:
+        one.link(two)
+        one.peers.set_addresses(two.did, ["/ip4/127.0.0.1/tcp/9", *addresses])
+        await start(one.contacts.run)
+        with trio.move_on_after(0.3):
+            await one.contacted.receive()
+            raise AssertionError("nobody listens there yet")
+        async with running(two):
+            assert await one.contacted.receive() == two.did
+            await until(lambda: one.peers.list()[0].addresses[0] == addresses[0])
+
+
+async def test_who_does_not_link_us_is_noted_and_left_alone(tmp_path: Path) -> None:
+    one, two = Node(1, tmp_path), Node(2, tmp_path)
+    async with running(one, two) as start:
+        one.link(two)
+        await start(one.contacts.run)
+        await until(lambda: one.peers.list()[0].refused_s is not None)
+        await two.transport.disconnect(one.did)
+        with trio.move_on_after(1.0) as scope:
+            await until(lambda: two.transport.path_of(one.did) is not None)
+        assert scope.cancelled_caught, "a refused node dials again at once"
+        two.link(one)
+        await start(two.contacts.run)
+        assert await two.contacted.receive() == one.did
+        assert await one.contacted.receive() == two.did
+        await until(lambda: one.peers.list()[0].refused_s is None)
+
+
+async def test_an_error_of_one_exchange_stops_neither_the_others_nor_the_peer(tmp_path: Path) -> None:
+    one, two = Node(1, tmp_path, pace=Pace(interval_s=0.1)), Node(2, tmp_path)
+
+    async def failing(peer: DeviceId) -> None:
+        raise StreamClosed(peer)
+
+    async def hanging(peer: DeviceId) -> None:
+        raise trio.TooSlowError
+
+    one.contacts = Contacts(
+        one.transport, one.peers, Threads(), SystemClock(), SystemEntropy(), pace=Pace(interval_s=0.1)
+    )
+    for callback in (failing, hanging, one.greet):
+        one.contacts.on_contact(callback)
+    async with running(one, two) as start:
+        one.link(two)
+        two.links.set(one.did, Scope.OWN)
+        await start(one.contacts.run)
+        for _ in range(3):
+            assert await one.contacted.receive() == two.did
+
+
+async def test_a_forgotten_peer_is_not_contacted(tmp_path: Path) -> None:
+    one, two = Node(1, tmp_path, pace=Pace(interval_s=0.05)), Node(2, tmp_path)
+    async with running(one, two) as start:
+        one.link(two)
+        two.links.set(one.did, Scope.OWN)
+        await start(one.contacts.run)
+        await one.contacted.receive()
+        one.contacts.forget(two.did)
+        while True:
+            with trio.move_on_after(0.3) as scope:
+                await one.contacted.receive()
+            if scope.cancelled_caught:
+                break
