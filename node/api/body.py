@@ -25,6 +25,8 @@ def parse_body(body: bytes, schema: type[B]) -> B:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         param = ".".join(str(part) for part in first["loc"]) or None
+        if first["type"] == "extra_forbidden":
+            raise BodyInvalid(f"Unrecognized request argument supplied: {param}", param) from None
         raise BodyInvalid(f"{param}: {first['msg']}" if param else first["msg"], param) from None
 
 

@@ -190,7 +190,7 @@ class NativeRoutes:
 
 
 def native_error(error: Exception) -> Response:
-    """Return `error` in Ollama's shape, `{"error": text}`, with the status that its clients expect."""
+    """Return `error` in Ollama's shape, `{"error": text}`, with the status that its clients expect, and our hint."""
     match error:
         case ApiRefused():
             status = error.status
@@ -202,7 +202,8 @@ def native_error(error: Exception) -> Response:
             status = 503
         case _:
             status = 500
-    return JSONResponse({"error": str(error)}, status_code=status)
+    hint = getattr(error, "hint", "")
+    return JSONResponse({"error": str(error), **({"hint": hint} if hint else {})}, status_code=status)
 
 
 def _check_shared(body: _NativeRequest) -> None:

@@ -164,7 +164,8 @@ def openai_error(error: Exception) -> Response:
             status, kind, code = 503, "server_error", "server_busy"
         case _:
             status, kind = 500, "server_error"
-    told = {"message": str(error), "type": kind, "param": param, "code": code}
+    hint = getattr(error, "hint", "")
+    told = {"message": str(error), "type": kind, "param": param, "code": code, **({"hint": hint} if hint else {})}
     return JSONResponse({"error": told}, status_code=status)
 
 

@@ -126,7 +126,7 @@ class Models:
         worker = Worker(directory, self._patience)
         started_s = self._clock.monotonic_s()
         try:
-            await self._nursery.start(worker.run)
+            await self._nursery.start(self._live, worker, model.name)
         except ModelError as error:
             _log.error("model_not_loaded", extra={"model": model.name, "error": type(error).__name__})
             raise
@@ -135,6 +135,13 @@ class Models:
         for note in worker.ready.notes:
             _log.warning("worker_note", extra={"note": note})
         return worker
+
+    async def _live(self, worker: Worker, name: str, *, task_status: trio.TaskStatus[None]) -> None:
+        await worker.run(task_status=task_status)
+        if worker.was_stopped:
+            _log.info("worker_stopped", extra={"model": name})
+        else:
+            _log.error("worker_failed", extra={"model": name, "error": str(worker.failure())})
 
     def _message(self, request: GenerateRequest, model: ServedModel, wishes: Wishes, ready: Ready) -> Generate:
         prompt, messages = _words(request, model, ready)

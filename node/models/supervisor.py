@@ -113,6 +113,7 @@ class Worker:
         request; the context window bounds it. A channel that ends otherwise means that the worker is gone: `failure()`
         says why. `on_end` is called exactly once, when the worker is done with the request; with None if it failed.
         """
+        frame = encode_frame(encode_to_worker(message), MAX_FRAME_BYTES)
         send, receive = trio.open_memory_channel[Answer](math.inf)
         self._answers[message.request] = send
         self._outstanding[message.request] = on_end
@@ -121,7 +122,7 @@ class Worker:
         try:
             async with receive:
                 self._expect_sign("answering", self._patience.answer_s)
-                await self._send(message)
+                await self._send_frame(frame)
                 yield receive
         finally:
             if self._answers.pop(message.request, None) is not None:
@@ -131,6 +132,11 @@ class Worker:
     def failure(self) -> WorkerFailed:
         """Return why the worker is gone."""
         return self._failure or WorkerCrashed(0, self._during)
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether `stop` ended it."""
+        return self._stopping
 
     def stop(self) -> None:
         """End the worker; `ended` is set once it is buried."""
@@ -154,7 +160,9 @@ class Worker:
         self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
 
     async def _send(self, message: ToWorker) -> None:
-        frame = encode_frame(encode_to_worker(message), MAX_FRAME_BYTES)
+        await self._send_frame(encode_frame(encode_to_worker(message), MAX_FRAME_BYTES))
+
+    async def _send_frame(self, frame: bytes) -> None:
         assert self._stream is not None
         # Shielded, because half a frame would make everything after it unreadable.
         with trio.move_on_after(SEND_PATIENCE_S, shield=True) as patience:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 from node.models.blas import LIBRARIES, preload_blas
 from node.models.confinement import confine
 from node.models.errors import ModelError, ModelRefused
-from protocol.errors import ProtocolError
 from protocol.wire import FrameReader, encode_frame
 from protocol.worker import (
     MAX_FRAME_BYTES,
@@ -73,18 +72,20 @@ class Channel:
             os._exit(EXIT_NODE_GONE)
 
     def _read(self) -> None:
+        code = EXIT_BAD_FRAME
         frames = FrameReader(MAX_FRAME_BYTES)
-        # os._exit: the main thread may be deep inside MLX, and nobody is left to hear how it ends.
         try:
             while data := self._connection.recv(READ_BYTES):
                 frames.receive_data(data)
                 while (frame := frames.next_frame()) is not None:
                     self._take(decode_to_worker(frame))
-        except ProtocolError:
-            os._exit(EXIT_BAD_FRAME)
+            code = EXIT_NODE_GONE
         except OSError:
-            os._exit(EXIT_NODE_GONE)
-        os._exit(EXIT_NODE_GONE)
+            code = EXIT_NODE_GONE
+        finally:
+            # Whatever it was: a worker that hears nothing is of no use. The main thread may be deep inside MLX, so
+            # the process ends without asking it.
+            os._exit(code)
 
     def _take(self, command: ToWorker) -> None:
         if isinstance(command, Cancel):
