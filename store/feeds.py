@@ -138,7 +138,7 @@ class Feeds:
         """
         entries = verified(batch)
         with self.database.transaction() as connection:
-            intake = Intake(connection, self._limits, self._now_ms())
+            intake = Intake(connection, self.me, self._limits, self._now_ms())
             for entry in entries:
                 intake.take(entry)
         room = MAX_AUTHORS - len(self._refused)

@@ -44,14 +44,16 @@ def verified(batch: Sequence[bytes]) -> list[Entry]:
 class Intake:
     """One batch on its way into the database, inside the caller's transaction."""
 
-    def __init__(self, connection: Any, limits: Limits, now_ms: int) -> None:
+    def __init__(self, connection: Any, me: DeviceId, limits: Limits, now_ms: int) -> None:
         self._connection = connection
+        self._me = me
         self._limits_of = limits
         self._now_ms = now_ms
         self._heads: dict[DeviceId, Head] = {}
         self._limits: Mapping[DeviceId, int] = {}
         self._forked = {author for (author,) in connection.execute("SELECT author FROM feed_forks")}
-        self._authors = int(connection.execute("SELECT count(*) FROM feed_heads").fetchone()[0])
+        others = connection.execute("SELECT count(*) FROM feed_heads WHERE author <> ?", (me,))
+        self._other_authors = int(others.fetchone()[0])
         self._accepted = self._known = self._refused = 0
         self._chats: set[ChatId] = set()
         self._new_forks: set[DeviceId] = set()
@@ -80,7 +82,7 @@ class Intake:
     def _accept(self, entry: Entry) -> None:
         insert_entry(self._connection, entry)
         self._heads[entry.author] = Head(entry.sequence, entry.id)
-        self._authors += entry.sequence == 1
+        self._other_authors += entry.sequence == 1 and entry.author != self._me
         self._accepted += 1
         if entry.chat:
             self._chats.add(entry.chat)
@@ -92,8 +94,10 @@ class Intake:
         self.refused_authors.add(entry.author)
 
     def _is_acceptable(self, entry: Entry, head: Head) -> bool:
-        if entry.author in self._forked or (head == EMPTY_HEAD and self._authors >= MAX_AUTHORS):
+        if entry.author in self._forked:
             return False
+        if head == EMPTY_HEAD and entry.author != self._me and self._other_authors >= MAX_AUTHORS - 1:
+            return False  # one place is kept for the own feed
         return entry.sequence <= self._limits.get(entry.author, 0)
 
     def _keep_evidence(self, entry: Entry, head: Head) -> None:
