@@ -159,13 +159,12 @@ def make_private_directory(directory: Path) -> None:
 class Config:
     """Everything a node is told at its start.
 
-    `listen` holds multiaddrs; empty means every address of this machine on free ports. `listen_is_chosen` and `api_is_chosen` say that a person named the port: then a port in use is an error and
-    not a reason to take another one.
+    `listen` holds multiaddrs; empty means every address of this machine, at the last port where that is free.
+    `api_is_chosen` says that a person means the port: one in use is then an error, not a reason to take another.
     """
 
     home: Home
     listen: tuple[str, ...]
-    listen_is_chosen: bool
     api_host: str
     api_port: int
     api_is_chosen: bool

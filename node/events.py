@@ -33,6 +33,12 @@ class Events:
             self._listeners.discard(listener)
 
 
+    def close(self) -> None:
+        """End every listener's channel, after what was published."""
+        for listener in self._listeners:
+            listener.close()
+
+
 class _Listener:
     def __init__(self) -> None:
         self._send, self.channel = trio.open_memory_channel[Event](LISTENER_BUFFER)
@@ -46,3 +52,8 @@ class _Listener:
             self._send.send_nowait(event)
         except trio.WouldBlock:
             self._lost += 1
+        except trio.ClosedResourceError:
+            return  # the node stops; nobody is listening any more
+
+    def close(self) -> None:
+        self._send.close()

@@ -59,7 +59,9 @@ def _log_complaints(node: "Node") -> list[Complaint]:
     if node.log.rolled_back is None:
         return []
     return [
-        Complaint("this device's log", f"{node.log.rolled_back}; nothing is signed any more", None, "tilenode log verify")
+        Complaint(
+            "this device's log", f"{node.log.rolled_back}; nothing is signed any more", None, "tilenode log verify"
+        )
     ]
 
 

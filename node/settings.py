@@ -15,13 +15,13 @@ MAX_SETTINGS_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True)
 class Settings:
-    """The contents of `settings.json`; `did` is empty until an identity was made."""
+    """The contents of `settings.json`; `did` is empty until an identity was made, `port` 0 until a node listened."""
 
     nickname: str = ""
     did: str = ""
     rung: str = ""
     place: str = ""
-    listen: tuple[str, ...] = ()
+    port: int = 0
 
     def named(self, nickname: str) -> "Settings":
         """Return these settings under another nickname, cleaned for display."""
@@ -51,13 +51,15 @@ def load_settings(path: Path) -> Settings:
 def _settings_of(path: Path, fields: object) -> Settings:
     if not isinstance(fields, dict) or fields.pop("version", None) != SETTINGS_VERSION:
         raise SettingsInvalid(path, f"expected an object of version {SETTINGS_VERSION}")
-    listen = fields.pop("listen", [])
+    port = fields.pop("port", 0)
     texts = {name: fields.pop(name, "") for name in ("nickname", "did", "rung", "place")}
     if fields:
         raise SettingsInvalid(path, f"unknown field {next(iter(fields))!r}")
-    if not isinstance(listen, list) or not all(isinstance(text, str) for text in (*listen, *texts.values())):
+    if type(port) is not int or not 0 <= port <= 65535:
+        raise SettingsInvalid(path, "port is not a port")
+    if not all(isinstance(text, str) for text in texts.values()):
         raise SettingsInvalid(path, "a field is not text")
-    return Settings(**texts, listen=tuple(listen))
+    return Settings(**texts, port=port)
 
 
 def save_settings(path: Path, settings: Settings) -> None:

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from protocol.attestation import Artifact
 from protocol.chunkmap import ALGORITHM, VERSION
 from protocol.digest import Digest, digest_of
 from protocol.errors import ModelNameInvalid
@@ -37,18 +38,10 @@ _WEIGHT_TYPES: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True)
-class BuildSource:
-    """Something that went into a build, by digest."""
-
-    name: str
-    digest: Digest
-
-
-@dataclass(frozen=True)
 class BuildRecord:
     """What a build says about itself: nothing in it depends on the machine, the day or the directory's place."""
 
-    sources: tuple[BuildSource, ...]
+    sources: tuple[Artifact, ...]
     external_parameters: Mapping[str, str]
     tool_versions: Mapping[str, str]
     left_out: tuple[str, ...] = ()
@@ -106,7 +99,7 @@ class _Parts:
     layers: tuple[Layer, ...]
     recipe: Modelfile
     config: ModelConfig
-    sources: tuple[BuildSource, ...]
+    sources: tuple[Artifact, ...]
     left_out: tuple[str, ...] = ()
 
 
@@ -139,7 +132,7 @@ def _directory(base: str, path: Path) -> Path:
 def _from_stored(base: StoredModel, lease: Lease) -> _Parts:
     lease.add(*(blob.digest for blob in base.manifest.blobs()))
     layers = tuple(layer for layer in base.layers if layer.filepath != MODELFILE)
-    source = BuildSource(format_model_name(base.name), base.digest)
+    source = Artifact(format_model_name(base.name), base.digest)
     return _Parts(layers, base.modelfile, base.config, (source,))
 
 
@@ -155,7 +148,7 @@ def _from_directory(store: ModelStore, directory: Path, lease: Lease) -> _Parts:
         if ingested.chunk_map:
             store.chunks.add(layer.digest, ingested.chunk_map)
         layers.append(layer)
-    sources = tuple(BuildSource(layer.filepath, layer.digest) for layer in layers)
+    sources = tuple(Artifact(layer.filepath, layer.digest) for layer in layers)
     return _Parts(tuple(layers), Modelfile(HERE), _describe(source), sources, source.left_out)
 
 

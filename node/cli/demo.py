@@ -125,7 +125,8 @@ class _Demo:
         for node, other in ((self.first, self.second), (self.second, self.first)):
             known = [peer["did"] for peer in node.command("link", "list-peers")["peers"]]
             _require(known == [other.ready["did"]], f"{node.nickname} lists {known}")
-        return f"by a ticket of {len(ticket)} characters, both sides said yes to {ours['digits'][:3]} {ours['digits'][3:]}"
+        digits = f"{ours['digits'][:3]} {ours['digits'][3:]}"
+        return f"by a ticket of {len(ticket)} characters; both screens showed {digits}, both sides said yes"
 
     def _build(self) -> str:
         modelfile = self._directory / "Modelfile"

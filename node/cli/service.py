@@ -1,7 +1,7 @@
 """`serve`, `status`, `stop`, `ps`, `events`: the node itself."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ def serve(invocation: Invocation) -> int:
 
     config = serve_config(invocation)
 
-    def ready(facts: Facts) -> None:
+    def ready(facts: Mapping[str, Any]) -> None:
         if invocation.screen.json_wanted:
             invocation.screen.event({"event": "ready", **facts})
             return
@@ -40,13 +40,12 @@ def serve(invocation: Invocation) -> int:
 
 def serve_config(invocation: Invocation) -> Config:
     """Return the node's configuration as the command line, the environment and the home give it."""
-    arguments, settings = invocation.arguments, invocation.settings()
+    arguments = invocation.arguments
     api = parse_api_address(arguments.api) if arguments.api else (DEFAULT_API_HOST, DEFAULT_API_PORT)
     given = invocation.passphrase_source()
     return Config(
         home=invocation.home,
-        listen=tuple(arguments.listen or settings.listen),
-        listen_is_chosen=bool(arguments.listen),
+        listen=tuple(arguments.listen or ()),
         api_host=api[0],
         api_port=api[1],
         # Started for a command such as `run`, the API is a guest: any port serves. `serve` itself means the port.

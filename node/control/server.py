@@ -83,26 +83,30 @@ def api_url(listener: socket.socket) -> str:
 
 
 async def serve_http(
-    app: Any, listener: socket.socket, grace_s: float, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    app: Any,
+    listener: socket.socket,
+    grace_s: float,
+    stopping: trio.Event,
+    *,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve an ASGI `app` on a socket that listens already, until cancelled; started once it accepts."""
+    """Serve an ASGI `app` on a socket that listens already; started once it accepts.
+
+    Returns after `stopping` is set and the requests that run then have ended, or `grace_s` later.
+    """
     config = HypercornConfig()
     config.accesslog = None
     config.errorlog = None
     config.graceful_timeout = grace_s
     config.keep_alive_timeout = KEEP_ALIVE_S
     config.include_server_header = False
-    sockets = Sockets([], [listener], [])
-    async with trio.open_nursery() as nursery:
-        await nursery.start(_serve, wrap_app(app, MAX_BODY_BYTES, None), config, sockets)
-        task_status.started()
-        await trio.sleep_forever()
-
-
-async def _serve(
-    app: Any, config: HypercornConfig, sockets: Sockets, *, task_status: trio.TaskStatus[list[str]]
-) -> None:
-    await worker_serve(app, config, sockets=sockets, task_status=task_status)
+    await worker_serve(
+        wrap_app(app, MAX_BODY_BYTES, None),
+        config,
+        sockets=Sockets([], [listener], []),
+        shutdown_trigger=stopping.wait,
+        task_status=task_status,
+    )
 
 
 def remove_control_socket(path: Path) -> None:

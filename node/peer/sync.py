@@ -54,6 +54,7 @@ class Sync:
         self._threads = threads
         self._moved = moved
         self._stall_s = stall_s
+        self._moved = moved
         self._locks: dict[DeviceId, trio.Lock] = {}
         self._pushes: set[DeviceId] = set()
         self._served: dict[DeviceId, trio.CancelScope] = {}
@@ -175,6 +176,7 @@ class Sync:
                     "bytes": report.bytes,
                 },
             )
+            self._moved(report)
         for author in report.forked:
             _log.error("feed_forked", extra={"peer": report.peer, "author": author})
         if report.received or report.sent:

@@ -1,0 +1,235 @@
+"""The models of this node: those in the store and the embedded one, found, built, described and checked."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from identity.did import DeviceId
+from identity.keys import DeviceKey
+from node.models.demo import DEMO_NAME, demo_directory
+from node.models.errors import ModelNotFound
+from node.models.library import ServedModel
+from node.models.requests import ModelDetails
+from node.ports import Clock, Entropy
+from node.threads import Threads
+from protocol.chunkmap import ChunkMap
+from protocol.digest import Digest
+from protocol.errors import ModelNameInvalid, ProvenanceInvalid
+from protocol.manifest import Layer
+from protocol.model_name import ModelName, format_model_name, parse_model_name
+from protocol.modelfile import Modelfile, parse_modelfile
+from protocol.provenance import Provenance, decode_and_verify_provenance
+from store.build import build_model
+from store.errors import ModelUnknown
+from store.log import Log
+from store.models import ModelStore, RemoveReport, StoredModel
+from store.provenance import publish_model
+
+DEMO: ModelName = parse_model_name(DEMO_NAME)
+# Greedy, because a model this small answers well only so.
+_DEMO_RECIPE = Modelfile(DEMO_NAME, parameters=(("temperature", 0),))
+# Chunks are hashed in runs of this many, about 4 MiB.
+_CHUNK_RUN = 64
+Status = Callable[[str], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A model of which every byte was hashed again and every signature and proof checked again."""
+
+    model: StoredModel
+    provenance: Provenance
+    chunks: int
+    size_bytes: int
+
+
+class Catalog:
+    """What `list`, `show`, `create`, `rm` and `verify` do, and where the models service finds its files."""
+
+    def __init__(
+        self, store: ModelStore, log: Log, key: DeviceKey, threads: Threads, clock: Clock, entropy: Entropy
+    ) -> None:
+        self._store = store
+        self._log = log
+        self._key = key
+        self._threads = threads
+        self._clock = clock
+        self._entropy = entropy
+        self._embedding = trio.Lock()
+
+    async def list(self) -> Sequence[ServedModel]:
+        """Return every model, the newest first; the embedded one last while it is not in the store."""
+        stored = await self._threads.store(self._store.list)
+        models = sorted(map(_served, stored), key=lambda model: -model.modified_s)
+        if not any(model.name == DEMO for model in stored):
+            models.append(await self._threads.store(_embedded))
+        return models
+
+    async def find(self, name: str) -> ServedModel:
+        """Return the model that `name` means; the embedded one is built, signed and logged at its first use.
+
+        Raises:
+            ModelNotFound: there is none.
+        """
+        return _served(await self.stored(name))
+
+    async def stored(self, name: str) -> StoredModel:
+        """Return the model in the store that `name` means. Raises as `find`."""
+        try:
+            parsed = parse_model_name(name)
+            if parsed == DEMO:
+                await self._embed()
+            return await self._threads.store(self._store.resolve, parsed)
+        except (ModelUnknown, ModelNameInvalid) as error:
+            raise ModelNotFound(name) from error
+
+    async def directory(self, digest: Digest) -> Path:
+        """Return a directory with the model's files, verified, for the worker to read."""
+        return await self._threads.store(self._store.materialize, digest)
+
+    async def create(
+        self, name: str, modelfile: str, directory: Path, created_s: int, status: Status
+    ) -> tuple[StoredModel, Provenance]:
+        """Build, sign and log a model; return it and its provenance. `status` is told each step in words.
+
+        Raises:
+            ModelNameInvalid, ModelfileInvalid: with the place of the mistake.
+            BuildRefused, SafetensorsInvalid: what FROM names cannot be built from.
+            LogRolledBack: this device signs nothing any more.
+            DiskFull, DiskFailed: the name was not moved.
+        """
+        parsed, recipe = parse_model_name(name), parse_modelfile(modelfile)
+        if parsed == DEMO:
+            raise ModelNameInvalid(name, "the name of the embedded model; take another one or another tag")
+        if _is_demo(recipe.base):
+            await status(f"embedding {DEMO_NAME}")
+            await self._embed()
+        await status("building layers")
+        provenance = await self._threads.store(self._build, parsed, recipe, directory, created_s)
+        return await self._threads.store(self._store.resolve, parsed), provenance
+
+    async def remove(self, name: str) -> RemoveReport:
+        """Forget a model and free what only it needed.
+
+        Raises:
+            ModelNotFound: there is none.
+        """
+        try:
+            return await self._threads.store(self._store.remove, parse_model_name(name))
+        except (ModelUnknown, ModelNameInvalid) as error:
+            raise ModelNotFound(name) from error
+
+    async def verify(self, name: str) -> Checked:
+        """Hash every byte and every chunk again, and check signatures, log proofs and names.
+
+        Raises:
+            LayerCorrupt, BlobMissing: a byte changed or is gone; what changed is in quarantine.
+            ProvenanceInvalid: nobody signed it, or the proof does not hold.
+            ModelNotFound: there is none.
+        """
+        model = await self.stored(name)
+        return await self._threads.store(self._check, model)
+
+    def provenance(self, digest: Digest) -> Provenance | None:
+        """Return the verified provenance of a manifest, None where none is kept; blocking."""
+        bundle = self._store.provenance.load(digest)
+        return decode_and_verify_provenance(bundle) if bundle is not None else None
+
+    async def _embed(self) -> None:
+        async with self._embedding:
+            if await self._threads.store(self._store.refs.get, DEMO) is None:
+                await self._threads.store(self._build, DEMO, _DEMO_RECIPE, demo_directory(), 0)
+
+    def _build(self, name: ModelName, recipe: Modelfile, directory: Path, created_s: int) -> Provenance:
+        built = build_model(self._store, recipe, directory, name, created_s, _find_embedded)
+        bundle = publish_model(
+            blobs=self._store.blobs,
+            refs=self._store.refs,
+            log=self._log,
+            key=self._key,
+            name=name,
+            manifest=built.manifest,
+            build=built.record,
+            now_s=self._clock.now_s(),
+            entropy=self._entropy.random_bytes,
+        )
+        return decode_and_verify_provenance(bundle)
+
+    def _check(self, model: StoredModel) -> Checked:
+        report = self._store.verify(model.name)
+        maps = [chunk_map for layer in model.layers if (chunk_map := self._store.chunk_map(layer)) is not None]
+        for chunk_map in maps:
+            self._check_chunks(chunk_map)
+        provenance = self.provenance(model.digest)
+        if provenance is None:
+            raise ProvenanceInvalid("bundle", f"nobody signed {format_model_name(model.name)} here")
+        return Checked(model, provenance, sum(map(len, maps)), report.size_bytes)
+
+    def _check_chunks(self, chunk_map: ChunkMap) -> None:
+        for first in range(0, len(chunk_map), _CHUNK_RUN):
+            self._store.blobs.read_chunks(chunk_map, first, min(_CHUNK_RUN, len(chunk_map) - first))
+
+
+def layer_facts(layer: Layer) -> dict[str, object]:
+    """Return what is shown of a layer."""
+    return {
+        "digest": layer.digest,
+        "size_bytes": layer.size,
+        "file": layer.filepath,
+        "media_type": layer.media_type,
+        "chunk_map": layer.chunk_map.digest if layer.chunk_map else None,
+    }
+
+
+def provenance_facts(provenance: Provenance, name_of: Callable[[DeviceId], str]) -> dict[str, object]:
+    """Return what is shown of a provenance: who signed what, and where it is logged."""
+    return {
+        "publisher": provenance.publisher,
+        "publisher_name": name_of(provenance.publisher),
+        "signed_name": provenance.name,
+        "entries": [provenance.build.index, provenance.sign.index],
+        "log_size": provenance.log_size,
+        "log_root": provenance.log_root.hex(),
+    }
+
+
+def _find_embedded(base: str) -> Path | None:
+    return demo_directory() if _is_demo(base) else None
+
+
+def _is_demo(base: str) -> bool:
+    try:
+        return parse_model_name(base) == DEMO
+    except ModelNameInvalid:
+        return False
+
+
+def _served(model: StoredModel) -> ServedModel:
+    return ServedModel(
+        name=format_model_name(model.name),
+        digest=model.digest,
+        modelfile=model.modelfile,
+        size_bytes=model.size_bytes,
+        modified_s=model.modified_s,
+        details=ModelDetails(
+            format=model.config.format,
+            family=model.config.family,
+            parameter_size=model.config.parameter_size,
+            quantization_level=model.config.precision,
+        ),
+    )
+
+
+def _embedded() -> ServedModel:
+    """Return how the embedded model is listed before its first use: it has no digest yet."""
+    sizes = [path.stat() for path in demo_directory().iterdir()]
+    return ServedModel(
+        name=format_model_name(DEMO),
+        digest=Digest(""),
+        modelfile=_DEMO_RECIPE,
+        size_bytes=sum(status.st_size for status in sizes),
+        modified_s=int(max(status.st_mtime for status in sizes)),
+        details=ModelDetails(family="qwen3"),
+    )

@@ -1,0 +1,184 @@
+"""Control routes for models: list, show, create, pull, verify, remove."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from identity.did import DeviceId
+from node.app import Node
+from node.catalog import layer_facts, provenance_facts
+from node.control.responses import Emit, EventStream, facts
+from protocol.model_name import format_model_name
+from protocol.modelfile import format_modelfile
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=330)]
+
+
+class NameBody(BaseModel):
+    """A model by name."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Name
+
+
+class CreateBody(BaseModel):
+    """A recipe and the directory in which its relative paths begin; `created_s` is the time in the manifest."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Name
+    modelfile: Annotated[str, StringConstraints(max_length=1024 * 1024)]
+    directory: Annotated[str, StringConstraints(max_length=4096, pattern="^/")]
+    created_s: Annotated[int, Field(ge=0, le=2**33)] = 0
+
+
+class PullBody(BaseModel):
+    """A model on linked devices; `source` names one of them."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Name
+    source: str | None = None
+
+
+class ModelRoutes:
+    """The routes, each a few lines over the catalog and the fetch service."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def router(self) -> APIRouter:
+        """Return the routes for mounting."""
+        router = APIRouter()
+        router.add_api_route("/v1/models", self.list_models, methods=["GET"], response_model=None)
+        router.add_api_route("/v1/offers", self.list_offers, methods=["GET"], response_model=None)
+        router.add_api_route("/v1/show", self.show, methods=["GET"], response_model=None)
+        router.add_api_route("/v1/create", self.create, methods=["POST"], response_model=None)
+        router.add_api_route("/v1/pull", self.pull, methods=["POST"], response_model=None)
+        router.add_api_route("/v1/verify", self.verify, methods=["POST"], response_model=None)
+        router.add_api_route("/v1/remove", self.remove, methods=["POST"], response_model=None)
+        return router
+
+    async def list_models(self) -> Response:
+        """List the models here, the embedded one included."""
+        name_of = await self._names()
+        models = []
+        for model in await self._node.catalog.list():
+            provenance = None
+            if model.digest:
+                provenance = await self._node.threads.store(self._node.catalog.provenance, model.digest)
+            models.append(
+                {
+                    "name": model.name,
+                    "manifest": model.digest,
+                    "size_bytes": model.size_bytes,
+                    "modified_s": model.modified_s,
+                    "embedded": not model.digest,
+                    "publisher": provenance.publisher if provenance else "",
+                    "publisher_name": name_of(provenance.publisher) if provenance else "",
+                }
+            )
+        return facts(models=models)
+
+    async def list_offers(self) -> Response:
+        """List what linked devices offer."""
+        name_of = await self._names()
+        offers = await self._node.threads.database(self._node.fetch.offers)
+        return facts(
+            offers=[
+                {
+                    "name": offer.name,
+                    "manifest": offer.manifest,
+                    "size_bytes": offer.size_bytes,
+                    "peer": offer.peer,
+                    "peer_name": name_of(offer.peer),
+                    "publisher": offer.publisher,
+                    "publisher_name": name_of(offer.publisher),
+                }
+                for offer in offers
+            ]
+        )
+
+    async def show(self, name: Name) -> Response:
+        """Describe one model."""
+        model = await self._node.catalog.stored(name)
+        provenance = await self._node.threads.store(self._node.catalog.provenance, model.digest)
+        return facts(
+            name=format_model_name(model.name),
+            manifest=model.digest,
+            size_bytes=model.size_bytes,
+            modified_s=model.modified_s,
+            layers=[layer_facts(layer) for layer in model.layers],
+            modelfile=format_modelfile(model.modelfile),
+            provenance=provenance_facts(provenance, await self._names()) if provenance else None,
+        )
+
+    async def create(self, body: CreateBody) -> Response:
+        """Build, sign, log and announce a model."""
+
+        async def produce(emit: Emit) -> None:
+            async def status(text: str) -> None:
+                await emit({"status": text})
+
+            model, provenance = await self._node.catalog.create(
+                body.name, body.modelfile, Path(body.directory), body.created_s, status
+            )
+            name, at_ms = format_model_name(model.name), self._node.clock.now_ms()
+            self._node.events.publish({"event": "created", "name": name, "manifest": model.digest, "at_ms": at_ms})
+            await self._node.gossip.announce(provenance)
+            await emit(
+                {
+                    "status": "success",
+                    "name": name,
+                    "manifest": model.digest,
+                    "size_bytes": model.size_bytes,
+                    "layers": [layer_facts(layer) for layer in model.layers],
+                    "at_ms": at_ms,
+                    **provenance_facts(provenance, await self._names()),
+                }
+            )
+
+        return EventStream(produce)
+
+    async def pull(self, body: PullBody) -> Response:
+        """Fetch a model from linked devices; leaving the stream stops the fetch, what came stays for the next one."""
+
+        async def produce(emit: Emit) -> None:
+            peer = None
+            if body.source is not None:
+                peer = await self._node.threads.database(self._node.peers.find, body.source)
+            async with self._node.fetch.pull(body.name, peer) as events:
+                async for event in events:
+                    await emit(event)
+
+        return EventStream(produce)
+
+    async def verify(self, body: NameBody) -> Response:
+        """Hash everything again."""
+        checked = await self._node.catalog.verify(body.name)
+        return facts(
+            name=format_model_name(checked.model.name),
+            manifest=checked.model.digest,
+            size_bytes=checked.size_bytes,
+            chunks=checked.chunks,
+            layers=[layer_facts(layer) for layer in checked.model.layers],
+            **provenance_facts(checked.provenance, await self._names()),
+        )
+
+    async def remove(self, body: NameBody) -> Response:
+        """Forget a model."""
+        report = await self._node.catalog.remove(body.name)
+        return facts(
+            name=format_model_name(report.name),
+            manifest=report.digest,
+            freed_blobs=report.freed_blobs,
+            freed_bytes=report.freed_bytes,
+        )
+
+    async def _names(self) -> Callable[[DeviceId], str]:
+        """Return what calls a device by its nickname, this one's own included; empty for one that is not linked."""
+        linked = await self._node.threads.database(self._node.peers.list)
+        names = {peer.did: peer.nickname for peer in linked} | {self._node.key.did: self._node.settings.nickname}
+        return lambda did: names.get(did, "")
