@@ -1,12 +1,16 @@
 """The encrypted database: keys, creation, transactions, migrations."""
 
+import base64
+import json
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlcipher3
 
+from store import errors
 from store.database import Database
 from store.errors import (
     DatabaseDamaged,
@@ -18,6 +22,8 @@ from store.errors import (
 )
 from store.migrations import MIGRATIONS, migrate, schema_version
 
+VECTORS = Path(__file__).parents[2] / "specs" / "vectors" / "0014-database" / "files.json"
+CASES = [pytest.param(case, id=case["comment"]) for case in json.loads(VECTORS.read_text())]
 KEY = bytes(range(32))
 OTHER_KEY = bytes(32)
 
@@ -204,3 +210,21 @@ def test_a_step_that_fails_leaves_the_step_before(path: Path) -> None:
     names = [row[0] for row in database._connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
     assert "one" in names
     assert "two" not in names
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_vectors_of_files(case: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "node.db"
+    path.write_bytes(base64.b64decode(case["input"]["file"]))
+    key = bytes.fromhex(case["input"]["key"])
+    if case["expect"] == "ok":
+        assert read_vector(path, key) == case["output"]["rows"]
+        return
+    with pytest.raises(getattr(errors, case["expect"])) as caught:
+        read_vector(path, key)
+    assert type(caught.value).__name__ == case["expect"]
+
+
+def read_vector(path: Path, key: bytes) -> list[str]:
+    with Database.open(path, key, create=True).reading() as connection:
+        return [row[0] for row in connection.execute("SELECT text FROM vector")]
