@@ -237,13 +237,15 @@ class _Parser:
         start = self.position
         if self.at_json():
             found = self.json_text()
-        elif quoted := _QUOTED_WORD.match(self.text, self.position):
-            self.position, found = quoted.end(), quoted.group(1)
+        elif self.text.startswith('"', start):
+            quoted = _QUOTED_WORD.match(self.text, start)
+            found = quoted.group(1) if quoted else ""
+            self.position = quoted.end() if quoted else start
         else:
             found = self.required_word(expected)
-        if not found or found.startswith('"'):
+        if not found:
             self.position = start
-            self.fail(expected, _quote(found))
+            self.fail(expected, _quote(self.peek(_WORD)))
         self.require_line_end()
         return found
 
@@ -284,7 +286,7 @@ class _Parser:
             str(found).encode()
         except ValueError:  # no JSON string, or half of a surrogate pair in it
             self.position = start
-            self.fail("a JSON string after json", _quote(self.take(_WORD)))
+            self.fail("a JSON string after json", _quote(self.peek(_WORD)))
         return str(found)
 
     def required_word(self, expected: str) -> str:
@@ -295,15 +297,16 @@ class _Parser:
     def require_line_end(self) -> None:
         self.skip_blank()
         if not self.at_line_end():
-            rest = _REST.match(self.text, self.position)
-            self.fail("the end of the line", _quote(rest.group() if rest else ""))
+            self.fail("the end of the line", _quote(self.peek(_REST)))
+
+    def peek(self, pattern: re.Pattern[str]) -> str:
+        match = pattern.match(self.text, self.position)
+        return match.group() if match else ""
 
     def take(self, pattern: re.Pattern[str]) -> str:
-        match = pattern.match(self.text, self.position)
-        if match is None:
-            return ""
-        self.position = match.end()
-        return match.group()
+        found = self.peek(pattern)
+        self.position += len(found)
+        return found
 
     def skip_blank(self) -> None:
         self.take(_BLANK)

@@ -157,9 +157,11 @@ class Refs:
 def _parse_ref(path: Path, data: bytes) -> Digest:
     try:
         document = decode_json(data, MAX_REF_BYTES, "ref")
-        if not isinstance(document, dict) or document.get("version") != VERSION:
-            raise RefCorrupt(path, f"not a ref of version {VERSION}")
-        return parse_digest(str(document.get("digest")))
+        if not isinstance(document, dict) or document.keys() != {"version", "mediaType", "digest", "size"}:
+            raise RefCorrupt(path, "not the keys of a ref")
+        if type(document["version"]) is not int or document["version"] != VERSION:
+            raise RefCorrupt(path, f"version {str(document['version'])[:20]}, {VERSION} is known")
+        return parse_digest(str(document["digest"]))
     except (JsonInvalid, DigestInvalid) as error:
         raise RefCorrupt(path, str(error)) from None
 

@@ -13,11 +13,11 @@ from store.disk import disk_errors, replace_file
 from store.errors import SafetensorsInvalid
 
 MAX_HEADER_BYTES: Final = 16 << 20
-MAX_TENSORS: Final = 100_000
+MAX_TENSORS: Final = 32_768
 MAX_DIMENSIONS: Final = 16
 MAX_DIMENSION: Final = 1 << 48
 MAX_NAME_BYTES: Final = 1024
-MAX_COMMAS: Final = 2_000_000  # bounds what the JSON reader can be made to allocate
+MAX_COMMAS: Final = 8 * MAX_TENSORS  # bounds what the JSON reader can be made to allocate
 LENGTH_BYTES: Final = 8
 ALIGNMENT: Final = 4096
 METADATA: Final = "__metadata__"
