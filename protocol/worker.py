@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from protocol.codec import Fields, decode_message, encode_message
+from protocol.codec import VERSION, Fields, decode_message, encode, encode_message
 from protocol.errors import FieldInvalid
 
 MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
@@ -196,7 +196,7 @@ def encode_from_worker(message: FromWorker) -> bytes:
     values = {name: getattr(message, name) for name in message.__dataclass_fields__}
     if isinstance(message, Done):
         values["context"] = pack_tokens(message.context)
-    return encode_message(kind, **values)
+    return encode({"v": VERSION, "t": kind, **values})
 
 
 def decode_from_worker(data: bytes) -> FromWorker:
