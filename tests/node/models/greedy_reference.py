@@ -1,0 +1,19 @@
+"""mlx-lm itself, called directly: reads a JSON list of prompts (message lists), prints its greedy answers as JSON."""
+
+import json
+import sys
+
+from mlx_lm import load, stream_generate
+
+
+def main(directory: str) -> None:
+    model, tokenizer = load(directory)
+    answers = []
+    for messages in json.load(sys.stdin):
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, enable_thinking=False)
+        pieces = stream_generate(model, tokenizer, prompt, max_tokens=200)
+        answers.append("".join(piece.text for piece in pieces))
+    print(json.dumps(answers))
+
+
+main(sys.argv[1])
