@@ -21,6 +21,7 @@ The message says what failed, where and what was found; `hint` says what to do a
     ├── DemoStepFailed
     ├── ListenFailed
     ├── PeerUnreachable
+    ├── LinkRequestUnknown
     ├── PeerNotLinked
     ├── RemoteRefused
     ├── StreamClosed
@@ -36,6 +37,8 @@ The message says what failed, where and what was found; `hint` says what to do a
 """
 
 from pathlib import Path
+
+from identity.did import DeviceId
 
 
 class NodeError(Exception):
@@ -266,7 +269,7 @@ class OriginStopped(NodeError):
 
     hint = "the evidence is kept; unlink it (tilenode link disable PEER) and link again only with a new identity"
 
-    def __init__(self, origin: str) -> None:
+    def __init__(self, origin: DeviceId) -> None:
         super().__init__(f"{origin} is stopped: it signed two different logs")
         self.origin = origin
 
@@ -337,3 +340,13 @@ class LayerTooLarge(NodeError):
         self.digest = digest
         self.size = size
         self.max_bytes = max_bytes
+
+
+class LinkRequestUnknown(NodeError):
+    """No request with this id waits for an answer."""
+
+    hint = "see the requests that wait: tilenode link list-peers"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"no link request {request_id[:20]!r} waits for an answer")
+        self.request_id = request_id

@@ -3,6 +3,18 @@
 The message says what failed, where and what was found; `hint` says what to do about it.
 
     ProtocolError
+    ├── TicketError
+    │   ├── TicketInvalid
+    │   ├── TicketUnknown
+    │   ├── TicketExpired
+    │   ├── TicketUsed
+    │   ├── TicketBurned
+    │   └── TicketBusy
+    ├── LinkError
+    │   ├── ProofWrong
+    │   ├── LinkRejected
+    │   ├── LinkRefused
+    │   └── LinkMessageInvalid
     ├── AddressInvalid
     ├── CodecInvalid
     ├── FieldInvalid
@@ -287,4 +299,114 @@ class SyncMisused(ProtocolError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"sync: {reason}")
+        self.reason = reason
+
+
+class TicketError(ProtocolError):
+    """A ticket that does not link; `code` tells the other side why."""
+
+    hint = "show a new ticket on the other device: tilenode link enable"
+    code = "bad-request"
+
+
+class TicketInvalid(TicketError):
+    """The text is no ticket, or it was changed on the way."""
+
+    hint = "copy the whole ticket again, or show a new one: tilenode link enable"
+    code = "ticket-invalid"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the ticket is not valid: {reason}")
+        self.reason = reason
+
+
+class TicketUnknown(TicketError):
+    """The device that should know the ticket does not: it was withdrawn, or the node was restarted since."""
+
+    code = "ticket-unknown"
+
+    def __init__(self) -> None:
+        super().__init__("the ticket is not known on the device that showed it: it was withdrawn")
+
+
+class TicketExpired(TicketError):
+    """The ticket's time is over."""
+
+    code = "ticket-expired"
+
+    def __init__(self, ago_s: int | None = None) -> None:
+        super().__init__("the ticket has expired" if ago_s is None else f"the ticket expired {ago_s} s ago")
+        self.ago_s = ago_s
+
+
+class TicketUsed(TicketError):
+    """A ticket works once."""
+
+    code = "ticket-used"
+
+    def __init__(self) -> None:
+        super().__init__("the ticket was used before")
+
+
+class TicketBurned(TicketError):
+    """Too many wrong proofs were shown for the ticket."""
+
+    code = "ticket-burned"
+
+    def __init__(self) -> None:
+        super().__init__("the ticket was burned by wrong proofs: somebody tried to use it")
+
+
+class TicketBusy(TicketError):
+    """Another device is just using the ticket."""
+
+    hint = "wait until the other attempt is over"
+    code = "ticket-busy"
+
+    def __init__(self) -> None:
+        super().__init__("another attempt with this ticket is under way")
+
+
+class LinkError(ProtocolError):
+    """A link that did not come about; `code` tells the other side why."""
+
+    hint = "begin again on both devices: tilenode link enable"
+    code = "bad-request"
+
+
+class ProofWrong(LinkError):
+    """The other side does not know the ticket's secret."""
+
+    hint = "somebody may be in between; show a new ticket: tilenode link enable"
+    code = "proof-wrong"
+
+    def __init__(self, who: str) -> None:
+        super().__init__(f"{who} could not prove that it knows the ticket")
+        self.who = who
+
+
+class LinkRejected(LinkError):
+    """One of the two people said no."""
+
+    code = "rejected"
+
+    def __init__(self, who: str) -> None:
+        super().__init__(f"the link was rejected on {who}")
+        self.who = who
+
+
+class LinkRefused(LinkError):
+    """The other side refused with a code that has no error of its own here."""
+
+    def __init__(self, code: str, why: str) -> None:
+        super().__init__(f"the other device refused: {code} ({why})" if why else f"the other device refused: {code}")
+        self.code = code
+        self.why = why
+
+
+class LinkMessageInvalid(LinkError):
+    """A message that the link protocol does not allow here."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"link message: {reason}")
         self.reason = reason

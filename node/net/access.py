@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from enum import Enum
-from typing import Protocol
 
 from identity.did import DeviceId
 from protocol.refusal import RefusalCode
@@ -15,13 +14,6 @@ class Access(Enum):
     ANYONE = "anyone"
     LINKED = "linked"
     OWN = "own"
-
-
-class PeerDirectory(Protocol):
-    """The current links, answered from memory so that every frame can be checked."""
-
-    def scope_of(self, peer: DeviceId) -> Scope | None:
-        """Return the scope of the link with `peer`, None when there is none."""
 
 
 class LinkedPeers:

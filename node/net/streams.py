@@ -105,8 +105,16 @@ class PeerStream:
             try:
                 await self._stream.write(encode_frame(encode_refusal(code, why), MAX_REFUSAL_BYTES))
                 await self._stream.close()
+            except (BaseLibp2pError, OSError):
+                return
+        await self.drain()
+
+    async def drain(self) -> None:
+        """After the last word: wait shortly until the other side has ended its half too, then end the stream."""
+        with trio.move_on_after(LINGER_S):
+            try:
                 while await self._stream.read(READ_BYTES):
-                    continue  # what the refused peer still sends is dropped
+                    continue  # what the other side still sends is dropped
             except (BaseLibp2pError, OSError):
                 return
         await self.reset()

@@ -25,7 +25,7 @@ from identity.did import DeviceId, did_of_peer_id, peer_id_of
 from identity.errors import IdentityError
 from identity.keys import DeviceKey
 from node.errors import NodeError, PeerNotLinked, PeerUnreachable, StreamClosed
-from node.net.access import Access, PeerDirectory, refusal_code
+from node.net.access import Access, LinkedPeers, refusal_code
 from node.net.listening import Bound, address_of, open_listeners
 from node.net.streams import CappedReader, PeerStream
 from node.net.swarm import ANYONES_PROTOCOLS, Liveness, NodeSwarm, build_host, is_ended
@@ -65,7 +65,7 @@ class Transport:
     """This node on the network. Construct it, register the protocols, then start `run`."""
 
     def __init__(
-        self, key: DeviceKey, listen: Sequence[str], peers: PeerDirectory, *, liveness: Liveness | None = None
+        self, key: DeviceKey, listen: Sequence[str], peers: LinkedPeers, *, liveness: Liveness | None = None
     ) -> None:
         """`listen` holds multiaddrs, port 0 for any; `peers` is asked at every stream and frame."""
         self.peers: Final = peers

@@ -35,8 +35,13 @@ def node(number: int, liveness: Liveness | None = None) -> Transport:
 
 def link(one: Transport, other: Transport, scope: Scope = Scope.OWN) -> None:
     for here, there in ((one, other), (other, one)):
-        assert isinstance(here.peers, LinkedPeers)
         here.peers.set(there.us, scope)
+
+
+async def ask(one: Transport, two: Transport, protocol: str = ECHO) -> bytes:
+    async with one.open(two.us, protocol) as stream:
+        await stream.send(b"hello")
+        return await stream.receive(100)
 
 
 @asynccontextmanager
@@ -71,16 +76,11 @@ async def test_two_linked_nodes_exchange_frames() -> None:
 async def test_a_stranger_reaches_only_what_is_open_to_anyone() -> None:
     one, two = node(1), node(2)
     async with running(one, two):
-        assert isinstance(one.peers, LinkedPeers)
         one.peers.set(two.us, Scope.OWN)  # one links two, two does not link one
         await one.dial(two.us, two.addresses)
         for protocol in (ECHO, PRIVATE):
             with pytest.raises(RemoteRefused) as caught:
-                async with one.open(two.us, protocol) as stream:
-                    await stream.send(b"please")
-                    await stream.receive(100)
+                await ask(one, two, protocol)
             assert caught.value.code == "not-linked"
-        async with one.open(two.us, OPEN) as stream:
-            await stream.send(b"hello")
-            assert await stream.receive(100) == b"hello"
+        assert await ask(one, two, OPEN) == b"hello"
         assert two.connected() == frozenset()
