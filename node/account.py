@@ -4,7 +4,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from store.lock import HomeLock
+from store.lock import lock_home
 
 from identity.keys import DeviceKey
 from identity.ladder import open_secret_store
@@ -35,7 +35,7 @@ def create_account(
         SecretsError: keychain and vault are both out of reach; nothing was made.
     """
     make_private_directory(home.root)
-    with HomeLock(home.root):
+    with lock_home(home.lock):
         return open_identity(
             home, nickname=nickname, passphrase=passphrase, may_use_keychain=may_use_keychain, entropy=SystemEntropy()
         ).settings

@@ -49,14 +49,23 @@ class Catalog:
     """What `list`, `show`, `create`, `rm` and `verify` do, and where the models service finds its files."""
 
     def __init__(
-        self, store: ModelStore, log: Log, key: DeviceKey, threads: Threads, clock: Clock, entropy: Entropy
+        self,
+        store: ModelStore,
+        log: Log,
+        key: DeviceKey,
+        threads: Threads,
+        clock: Clock,
+        entropy: Entropy,
+        published: Callable[[bytes], Awaitable[None]],
     ) -> None:
+        """`published(bundle)` is awaited after every publication, the embedded model's included."""
         self._store = store
         self._log = log
         self._key = key
         self._threads = threads
         self._clock = clock
         self._entropy = entropy
+        self._published = published
         self._embedding = trio.Lock()
 
     async def list(self) -> Sequence[ServedModel]:
@@ -107,7 +116,7 @@ class Catalog:
             await status(f"embedding {DEMO_NAME}")
             await self._embed()
         await status("building layers")
-        provenance = await self._threads.store(self._build, parsed, recipe, directory, created_s)
+        provenance = await self._publish(parsed, recipe, directory, created_s)
         return await self._threads.store(self._store.resolve, parsed), provenance
 
     async def remove(self, name: str) -> RemoveReport:
@@ -140,11 +149,16 @@ class Catalog:
     async def _embed(self) -> None:
         async with self._embedding:
             if await self._threads.store(self._store.refs.get, DEMO) is None:
-                await self._threads.store(self._build, DEMO, _DEMO_RECIPE, demo_directory(), 0)
+                await self._publish(DEMO, _DEMO_RECIPE, demo_directory(), 0)
 
-    def _build(self, name: ModelName, recipe: Modelfile, directory: Path, created_s: int) -> Provenance:
+    async def _publish(self, name: ModelName, recipe: Modelfile, directory: Path, created_s: int) -> Provenance:
+        bundle = await self._threads.store(self._build, name, recipe, directory, created_s)
+        await self._published(bundle)
+        return decode_and_verify_provenance(bundle)
+
+    def _build(self, name: ModelName, recipe: Modelfile, directory: Path, created_s: int) -> bytes:
         built = build_model(self._store, recipe, directory, name, created_s, _find_embedded)
-        bundle = publish_model(
+        return publish_model(
             blobs=self._store.blobs,
             refs=self._store.refs,
             log=self._log,
@@ -155,7 +169,6 @@ class Catalog:
             now_s=self._clock.now_s(),
             entropy=self._entropy.random_bytes,
         )
-        return decode_and_verify_provenance(bundle)
 
     def _check(self, model: StoredModel) -> Checked:
         report = self._store.verify(model.name)

@@ -90,6 +90,11 @@ class Home:
         return self.root / "vault"
 
     @property
+    def lock(self) -> Path:
+        """Held by the one node that runs on this home."""
+        return self.root / "node.lock"
+
+    @property
     def start_lock(self) -> Path:
         """Held while a command starts the node, so that two commands start one node."""
         return self.root / "start.lock"

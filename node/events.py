@@ -6,6 +6,8 @@ from typing import Final
 
 import trio
 
+from node.ports import Clock
+
 # A listener that reads slower than this many events loses the oldest; it is told how many.
 LISTENER_BUFFER: Final = 256
 Event = Mapping[str, object]
@@ -14,13 +16,17 @@ Event = Mapping[str, object]
 class Events:
     """Hands every published event to every listener; a slow listener never holds the node up."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._listeners: set[_Listener] = set()
 
     def publish(self, event: Event) -> None:
-        """Give `event` to all listeners; never blocks. Events carry facts, never prompts, answers or keys."""
+        """Give `event`, with its time in `at_ms`, to all listeners; never blocks.
+
+        Events carry facts, never prompts, answers or keys.
+        """
         for listener in self._listeners:
-            listener.take(event)
+            listener.take({**event, "at_ms": self._clock.now_ms()})
 
     @asynccontextmanager
     async def listen(self) -> AsyncIterator[trio.MemoryReceiveChannel[Event]]:
@@ -31,7 +37,6 @@ class Events:
             yield listener.channel
         finally:
             self._listeners.discard(listener)
-
 
     def close(self) -> None:
         """End every listener's channel, after what was published."""

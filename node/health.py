@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from identity.did import DeviceId, short_did
+from node.parts import Node
 from store.peers import LinkedPeer
-
-if TYPE_CHECKING:
-    from node.app import Node
 
 # A linked device that was not reached for this long is worth a line; a laptop's night is not.
 QUIET_AFTER_S: Final = 24 * 3600
@@ -28,7 +26,7 @@ class Complaint:
         return {"what": self.what, "cause": self.cause, "age_s": self.age_s, "command": self.command}
 
 
-def peer_facts(node: "Node", peer: LinkedPeer) -> dict[str, object]:
+def peer_facts(node: Node, peer: LinkedPeer) -> dict[str, object]:
     """Return what is known about a linked device: scope, path, last contact."""
     connected = peer.did in node.transport.connected()
     now_s = node.clock.now_s()
@@ -45,17 +43,17 @@ def peer_facts(node: "Node", peer: LinkedPeer) -> dict[str, object]:
     }
 
 
-def device_name(node: "Node", did: DeviceId, names: Mapping[DeviceId, str]) -> str:
+def device_name(node: Node, did: DeviceId, names: Mapping[DeviceId, str]) -> str:
     """Return what to call a device on the screen: this one's nickname, a linked one's, else the short DID."""
     return node.settings.nickname if did == node.key.did else names.get(did, short_did(did))
 
 
-def complaints(node: "Node", peers: list[LinkedPeer]) -> list[Complaint]:
+def complaints(node: Node, peers: list[LinkedPeer]) -> list[Complaint]:
     """Return everything that is not green, the gravest first."""
     return [*_log_complaints(node), *_fork_complaints(node, peers), *_peer_complaints(node, peers)]
 
 
-def _log_complaints(node: "Node") -> list[Complaint]:
+def _log_complaints(node: Node) -> list[Complaint]:
     if node.log.rolled_back is None:
         return []
     return [
@@ -65,7 +63,7 @@ def _log_complaints(node: "Node") -> list[Complaint]:
     ]
 
 
-def _fork_complaints(node: "Node", peers: list[LinkedPeer]) -> list[Complaint]:
+def _fork_complaints(node: Node, peers: list[LinkedPeer]) -> list[Complaint]:
     return [
         Complaint(
             peer.nickname,
@@ -78,7 +76,7 @@ def _fork_complaints(node: "Node", peers: list[LinkedPeer]) -> list[Complaint]:
     ]
 
 
-def _peer_complaints(node: "Node", peers: list[LinkedPeer]) -> list[Complaint]:
+def _peer_complaints(node: Node, peers: list[LinkedPeer]) -> list[Complaint]:
     now_s = node.clock.now_s()
     connected = node.transport.connected()
     found = []

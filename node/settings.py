@@ -76,3 +76,20 @@ def save_settings(path: Path, settings: Settings) -> None:
 
 def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
+
+
+class Profile:
+    """The settings by which a running node goes; what changes here is saved first and in force after."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self._path = path
+        self.settings = settings
+
+    def nickname(self) -> str:
+        """Return what this device calls itself now."""
+        return self.settings.nickname
+
+    def change(self, settings: Settings) -> None:
+        """Save `settings` and go by them."""
+        save_settings(self._path, settings)
+        self.settings = settings

@@ -160,6 +160,7 @@ BY_ERROR: Final[dict[str, ExitCode]] = {
     "ModelNotFound": ExitCode.MODEL_NOT_FOUND,
     "ModelUnknown": ExitCode.MODEL_NOT_FOUND,
     "ModelNotOffered": ExitCode.MODEL_NOT_FOUND,
+    "LinkRequestUnknown": ExitCode.MODEL_NOT_FOUND,
     "ModelfileInvalid": ExitCode.MODELFILE_INVALID,
     "InstructionUnsupported": ExitCode.MODELFILE_INVALID,
     "SafetensorsInvalid": ExitCode.MODEL_FILES_INVALID,

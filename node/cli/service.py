@@ -20,10 +20,9 @@ Facts = dict[str, Any]
 
 def serve(invocation: Invocation) -> int:
     """Run the node until it is told to stop; prints one line once it accepts work."""
+    config = serve_config(invocation)
     # Imported here: the network and the HTTP server take seconds, and no other verb needs them in this process.
     from node.daemon import run_daemon
-
-    config = serve_config(invocation)
 
     def ready(facts: Mapping[str, Any]) -> None:
         if invocation.screen.json_wanted:

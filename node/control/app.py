@@ -2,13 +2,13 @@
 
 from fastapi import FastAPI
 
-from node.app import Node
 from node.control.ask import AskRoutes
 from node.control.chats import ChatRoutes
 from node.control.link import LinkRoutes
 from node.control.models import ModelRoutes
 from node.control.node import NodeRoutes
 from node.control.responses import handle_errors
+from node.parts import Node
 
 
 def build_control(node: Node) -> FastAPI:

@@ -7,9 +7,9 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from node.app import Node
 from node.control.responses import Emit, EventStream, facts
 from node.models.requests import Ending, GenerateRequest
+from node.parts import Node
 from protocol.feed import MAX_TITLE_BYTES, ChatId
 from protocol.text import clean_text
 

@@ -6,10 +6,10 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from node.app import Node
 from node.cli.render import describe_error
 from node.control.responses import facts
 from node.health import device_name
+from node.parts import Node
 from node.peer.sync_round import SyncReport
 from protocol.chats import ChatMessage
 from protocol.feed import ChatId

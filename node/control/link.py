@@ -6,9 +6,9 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from node.app import Node
 from node.control.responses import Emit, EventStream, facts
 from node.health import peer_facts
+from node.parts import Node
 from protocol.scope import Scope
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]

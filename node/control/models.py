@@ -9,9 +9,9 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from identity.did import DeviceId
-from node.app import Node
 from node.catalog import layer_facts, provenance_facts
 from node.control.responses import Emit, EventStream, facts
+from node.parts import Node
 from protocol.model_name import format_model_name
 from protocol.modelfile import format_modelfile
 
@@ -125,17 +125,13 @@ class ModelRoutes:
             model, provenance = await self._node.catalog.create(
                 body.name, body.modelfile, Path(body.directory), body.created_s, status
             )
-            name, at_ms = format_model_name(model.name), self._node.clock.now_ms()
-            self._node.events.publish({"event": "created", "name": name, "manifest": model.digest, "at_ms": at_ms})
-            await self._node.gossip.announce(provenance)
             await emit(
                 {
                     "status": "success",
-                    "name": name,
+                    "name": format_model_name(model.name),
                     "manifest": model.digest,
                     "size_bytes": model.size_bytes,
                     "layers": [layer_facts(layer) for layer in model.layers],
-                    "at_ms": at_ms,
                     **provenance_facts(provenance, await self._names()),
                 }
             )

@@ -8,10 +8,9 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from node.app import Node
 from node.control.responses import Emit, EventStream, facts
 from node.health import complaints, peer_facts
-from node.settings import save_settings
+from node.parts import Node
 from protocol.log_entry import decode_log_entry
 from protocol.provenance import decode_and_verify_provenance
 from protocol.tlog import leaf_hash
@@ -77,8 +76,7 @@ class NodeRoutes:
     async def rename(self, body: AccountBody) -> Response:
         """Change the nickname; linked devices learn it at the next contact."""
         named = self._node.settings.named(body.nickname)
-        await self._node.threads.store(save_settings, self._node.home.settings, named)
-        self._node.settings = named
+        await self._node.threads.store(self._node.profile.change, named)
         return facts(did=named.did, nickname=named.nickname)
 
     async def events(self) -> Response:

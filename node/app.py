@@ -1,0 +1,241 @@
+"""The composition root: builds every part of a node, opens its one long-lived nursery, and takes it down in order."""
+
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import trio
+from fastapi import FastAPI
+
+from node.account import Identity, open_identity
+from node.api.app import build_api
+from node.api.guard import loopback_hosts
+from node.catalog import Catalog
+from node.config import Config
+from node.control.app import build_control
+from node.control.server import api_url, bind_api_socket, bind_control_socket, remove_control_socket, serve_http
+from node.errors import ListenFailed, PortInUse
+from node.events import Events
+from node.models.service import Models
+from node.net.access import LinkedPeers
+from node.net.listening import default_listen, open_listeners
+from node.net.transport import Transport
+from node.parts import Node
+from node.peer.contact import Contacts, Pace
+from node.peer.fetch import Fetch
+from node.peer.gossip import Gossip
+from node.peer.link import LinkService
+from node.peer.sync import Sync
+from node.peer.sync_round import SyncReport
+from node.ports import Entropy, SystemClock, SystemEntropy
+from node.settings import Profile, Settings
+from node.threads import Threads
+from protocol.address import parse_address
+from protocol.scope import Scope
+from store.chats import Chats
+from store.database import Database
+from store.errors import DeviceRemoved
+from store.evidence import SeenLogs
+from store.lock import lock_home
+from store.log import Log
+from store.models import ModelStore
+from store.offers import Offers
+from store.peers import LinkedPeer, Peers
+
+_log = logging.getLogger("tilenode.app")
+
+
+async def run_node(config: Config, ready: Callable[[Mapping[str, Any]], None], stopping: trio.Event) -> None:
+    """Run a node until `stopping` is set; call `ready` with its facts once it really accepts work.
+
+    Raises:
+        HomeLocked: another node holds the home.
+        PortInUse, ListenFailed: it cannot listen where it was told to.
+        SecretsError: the keys cannot be opened.
+        DatabaseError, LogDamaged, StoreError: what is kept cannot be opened; it is left as it is.
+    """
+    with ExitStack() as resources:
+        resources.enter_context(lock_home(config.home.lock))
+        api_socket = bind_api_socket(config.api_host, config.api_port, or_any_port=not config.api_is_chosen)
+        resources.callback(api_socket.close)
+        control_socket = bind_control_socket(config.home)
+        resources.callback(remove_control_socket, config.home.control_socket)
+        resources.callback(control_socket.close)
+        node = await _build(config, api_socket, stopping, resources)
+        async with trio.open_nursery() as services:
+            await _start_services(node, services)
+            await _remember_port(node)
+            async with trio.open_nursery() as servers:
+                await servers.start(serve_http, _api(node), api_socket, config.stop_grace_s, stopping)
+                await servers.start(serve_http, build_control(node), control_socket, config.stop_grace_s, stopping)
+                _log.info("ready", extra={"did": node.key.did, "api": node.api})
+                ready(node.identity_facts())
+                await stopping.wait()
+                node.stop()
+            services.cancel_scope.cancel()
+        _log.info("stopped")
+
+
+async def _build(config: Config, api: socket.socket, stopping: trio.Event, resources: ExitStack) -> Node:
+    """Open everything that is kept and connect the parts; nothing runs yet."""
+    clock, entropy, threads = SystemClock(), SystemEntropy(), Threads()
+    events = Events(clock)
+    kept = await threads.store(_open_home, config, entropy, resources)
+    key, peers = kept.identity.key, kept.peers
+    links = LinkedPeers((peer.did, peer.scope) for peer in peers.list())
+    chats = Chats(kept.database, key, lambda did: links.scope_of(did) is Scope.OWN, clock.now_ms)
+    transport = Transport(key, await _listen_addresses(config, kept.identity.settings), links)
+    contacts = Contacts(transport, peers, threads, clock, entropy, pace=Pace(interval_s=config.contact_interval_s))
+    profile = Profile(config.home.settings, kept.identity.settings)
+    link = LinkService(transport, peers, threads, key, profile.nickname, clock, entropy, contacts)
+    offers = Offers(kept.database)
+    gossip = Gossip(
+        transport,
+        key=key,
+        log=kept.log,
+        seen_logs=kept.seen_logs,
+        store=kept.store,
+        peers=peers,
+        offers=offers,
+        threads=threads,
+        clock=clock,
+        nickname=profile.nickname,
+        publish=events.publish,
+    )
+    fetch = Fetch(transport, gossip, offers, kept.store, peers, threads, clock)
+    catalog = Catalog(kept.store, kept.log, key, threads, clock, entropy, gossip.announce)
+    sync = Sync(transport, chats, peers, threads, moved=lambda report: _tell_of_sync(events, report))
+    contacts.on_contact(gossip.exchange)
+    contacts.on_contact(sync.contact)
+    node = Node(
+        config=config,
+        profile=profile,
+        key=key,
+        clock=clock,
+        entropy=entropy,
+        threads=threads,
+        events=events,
+        store=kept.store,
+        log=kept.log,
+        seen_logs=kept.seen_logs,
+        peers=peers,
+        chats=chats,
+        transport=transport,
+        contacts=contacts,
+        link=link,
+        gossip=gossip,
+        fetch=fetch,
+        sync=sync,
+        catalog=catalog,
+        models=Models(catalog, clock, entropy),
+        api=api_url(api),
+        api_port=api.getsockname()[1],
+        started_at_s=clock.monotonic_s(),
+        stopping=stopping,
+    )
+    link.on_change(partial(_note_link, node))
+    return node
+
+
+async def _note_link(node: Node, peer: LinkedPeer, linked: bool) -> None:
+    """Let everything that depends on a link know that it came or went."""
+    node.events.publish({"event": "linked" if linked else "unlinked", "peer": peer.did, "nickname": peer.nickname})
+    if not linked:
+        node.gossip.forget(peer.did)
+    if peer.scope is not Scope.OWN:
+        return
+    try:
+        await node.threads.database(node.chats.note_device, peer.did, peer.nickname, linked)
+    except DeviceRemoved as error:
+        # The link stands, for models; `status` says that chats with this device stay off.
+        _log.warning("own_device_was_removed", extra={"peer": peer.did, "error": type(error).__name__})
+    node.sync.changed()
+
+
+def _tell_of_sync(events: Events, report: SyncReport) -> None:
+    events.publish(
+        {
+            "event": "synced",
+            "peer": report.peer,
+            "received": report.received,
+            "sent": report.sent,
+            "chats": sorted(report.chats),
+        }
+    )
+
+
+async def _start_services(node: Node, nursery: trio.Nursery) -> None:
+    """Start what runs, from the network upwards; each is ready when its line is done."""
+    await nursery.start(node.transport.run)
+    await nursery.start(node.models.run)
+    await nursery.start(node.sync.run)
+    await nursery.start(node.gossip.run)
+    await nursery.start(node.contacts.run)
+
+
+async def _remember_port(node: Node) -> None:
+    """Keep the port for the next start, so that linked devices find this one where they found it last."""
+    port = parse_address(node.transport.addresses[0]).port
+    if not node.config.listen and port != node.settings.port:
+        await node.threads.store(node.profile.change, replace(node.settings, port=port))
+
+
+def _api(node: Node) -> FastAPI:
+    """Return the HTTP API, which answers under the loopback names of its own port only."""
+    hosts = loopback_hosts(node.api_port)
+    return build_api(node.models, node.clock, node.entropy, version=version("tilenode"), hosts=lambda: hosts)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What was opened in the home."""
+
+    identity: Identity
+    store: ModelStore
+    log: Log
+    seen_logs: SeenLogs
+    database: Database
+    peers: Peers
+
+
+def _open_home(config: Config, entropy: Entropy, resources: ExitStack) -> _Kept:
+    """Open everything in the home; blocking. The caller holds the lock."""
+    home = config.home
+    identity = open_identity(
+        home,
+        nickname=config.nickname,
+        passphrase=config.passphrase,
+        may_use_keychain=config.may_use_keychain,
+        entropy=entropy,
+    )
+    # The database is made before the log: one that is missing beside a log was lost, and a new one in its place would
+    # begin this device's chat feed a second time.
+    database = Database.open(home.database, identity.secrets.database_key, create=not home.log.exists())
+    resources.callback(database.close)
+    log = Log.open(home.log, identity.key, identity.guard)
+    store = ModelStore(home.store)
+    resources.callback(store.close)
+    store.tidy()
+    return _Kept(identity, store, log, SeenLogs(home.evidence), database, Peers(database))
+
+
+async def _listen_addresses(config: Config, settings: Settings) -> tuple[str, ...]:
+    """Return where to listen: as told, else at last time's port on every address, else at free ports."""
+    if config.listen:
+        return config.listen
+    if settings.port:
+        wanted = default_listen(settings.port)
+        try:
+            listeners = await open_listeners(wanted)
+        except (PortInUse, ListenFailed):
+            _log.info("last_port_taken", extra={"port": settings.port})
+            return default_listen(0)
+        for listener in listeners:
+            listener.socket.close()
+        return wanted
+    return default_listen(0)
