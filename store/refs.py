@@ -1,6 +1,7 @@
 """Refs: which manifest a name stands for, moved by one atomic rename; `index.json` and `tags.json` follow them."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,7 @@ from protocol.manifest import (
 from protocol.model_name import ModelName, format_model_name, parse_model_name
 from store.blobs import Blobs
 from store.disk import disk_errors, flush_directory, make_directories, replace_file
-from store.errors import BlobMissing, RefCorrupt
+from store.errors import BlobMissing, DiskFailed, DiskFull, RefCorrupt
 from store.layout import Layout
 from store.leases import Leases
 
@@ -75,7 +76,7 @@ class Refs:
                 make_directories(path.parent)
             replace_file(self._layout.temporary, path, encode_json(document))
             self._leases.named(manifest)
-            self.write_indexes()
+            self._follow()
 
     def delete(self, name: ModelName) -> bool:
         """Forget `name`; return whether there was such a name. The blobs stay: `ModelStore.remove` frees them."""
@@ -85,7 +86,7 @@ class Refs:
                 return False
             path.unlink()
             flush_directory(path.parent)
-            self.write_indexes()
+            self._follow()
         return True
 
     def unreadable(self) -> list[RefCorrupt]:
@@ -94,27 +95,41 @@ class Refs:
 
     def write_indexes(self) -> None:
         """Derive `index.json` and `indexes/tags.json` from the refs; entries of other programs are kept."""
-        with self._layout.lock:
-            entries = self.list()
+        with self._layout.lock, disk_errors(self._layout.index):
+            entries, foreign = self.list(), self._read_foreign_entries()
+            if foreign is None and self._layout.index.exists():
+                self._layout.index.replace(self._layout.quarantine / self._layout.index.name)
             own = [_index_entry(entry, self._size_or_zero(entry.digest)) for entry in entries]
-            index: dict[str, Json] = {"schemaVersion": 2, "manifests": [*own, *self.foreign_entries()]}
+            index: dict[str, Json] = {"schemaVersion": 2, "manifests": [*own, *(foreign or [])]}
             _replace_when_different(self._layout, self._layout.index, encode_json(index))
             tags: dict[str, Json] = {_full_name(entry.name): format_oci_digest(entry.digest) for entry in entries}
             document: dict[str, Json] = {"version": VERSION, "tags": tags}
             _replace_when_different(self._layout, self._layout.tags, encode_json(document))
 
     def foreign_entries(self) -> list[dict[str, Json]]:
-        """Return the entries that other programs have put into `index.json`, as they stand; [] when unreadable."""
-        try:
-            document = decode_json(self._layout.index.read_bytes(), MAX_INDEX_BYTES, "index.json")
-        except (OSError, JsonInvalid):
-            return []
-        entries = document.get("manifests") if isinstance(document, dict) else None
-        return [entry for entry in entries or () if isinstance(entry, dict) and not _is_own(entry)]
+        """Return the entries that other programs have put into `index.json`, as they stand; [] where it is unreadable."""
+        return self._read_foreign_entries() or []
 
     def list(self) -> list[RefEntry]:
         """Return every readable name in order; `unreadable` has the others."""
         return sorted(entry for _, entry in self._scan() if isinstance(entry, RefEntry))
+
+    def _follow(self) -> None:
+        """Write the derived files. Without room for them the name still counts: `tidy` and the next move write them."""
+        with suppress(DiskFull, DiskFailed):
+            self.write_indexes()
+
+    def _read_foreign_entries(self) -> list[dict[str, Json]] | None:
+        """Return the entries of other programs, None where `index.json` is no index."""
+        try:
+            document = decode_json(self._layout.index.read_bytes(), MAX_INDEX_BYTES, "index.json")
+            entries = document["manifests"] if isinstance(document, dict) else None
+            if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+                return None
+            encode_json(entries)
+        except (OSError, JsonInvalid, KeyError, UnicodeEncodeError):
+            return None
+        return [entry for entry in entries if not _is_own(entry)]
 
     def _require_complete(self, manifest: Digest) -> int:
         data = self._blobs.read(manifest, MAX_MANIFEST_BYTES)
