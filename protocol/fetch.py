@@ -127,10 +127,16 @@ class FetchPlan:
 
     def has_chunk_for(self, source: str) -> bool:
         """Return whether any missing chunk could come from this source."""
+        if source not in self._sources:
+            return False
+        if self._serves_all(source):
+            return bool(self._missing)
         return any(self._can_serve(source, chunk) for chunk in self._missing)
 
     def orphans(self) -> frozenset[int]:
         """Return the missing chunks that no source in use can serve."""
+        if any(self._serves_all(source) for source in self._sources):
+            return frozenset()
         return frozenset(c for c in self._missing if not any(self._can_serve(source, c) for source in self._sources))
 
     def next_run(self, source: str, now_s: float) -> Run | None:

@@ -1,0 +1,229 @@
+"""The exchange of heads with one peer: one small round, and full heads only where something changed (specs/0011)."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import trio
+
+from identity.did import DeviceId, parse_did
+from identity.errors import IdentityError
+from node.errors import LogBehind, NodeError, OfferRefused, OriginStopped
+from node.net.access import Access
+from node.net.streams import PeerStream
+from node.net.transport import Transport
+from node.peer.intake import Claim, Intake, offer_event
+from node.peer.origins import Origins
+from node.peer.shelf import Shelf
+from node.threads import Threads
+from protocol.errors import CheckpointInvalid, FieldInvalid, ProtocolError
+from protocol.heads import (
+    HEADS_PROTOCOL,
+    MAX_HEADS_BYTES,
+    MAX_HEADS_FRAME_BYTES,
+    MAX_OTHER_CHECKPOINTS,
+    MAX_REQUEST_BYTES,
+    NOTHING_SEEN,
+    Greeting,
+    Heads,
+    OfferedModel,
+    answer_greeting,
+    decode_answer,
+    decode_greeting,
+    decode_heads,
+    encode_answer,
+    encode_greeting,
+    encode_heads,
+    heads_digest,
+)
+from protocol.refusal import RefusalCode
+from store.errors import LogRolledBack, StoreError
+from store.log import Log
+from store.offers import Offer, Offers
+from store.peers import Peers
+
+ROUND_S: Final = 20.0
+MAX_ADDRESSES_KEPT: Final = 16
+
+_log = logging.getLogger("tilenode.heads")
+
+
+class HeadsExchange:
+    """Tells each peer what this node has and settles what the peer has."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        log: Log,
+        shelf: Shelf,
+        origins: Origins,
+        intake: Intake,
+        peers: Peers,
+        offers: Offers,
+        threads: Threads,
+        nickname: Callable[[], str],
+        publish: Callable[[Mapping[str, object]], None],
+    ) -> None:
+        """`nickname()` is what this device calls itself now; `publish(event)` tells about new offers and alarms."""
+        self._transport = transport
+        self._own: Final = log
+        self._shelf = shelf
+        self._origins = origins
+        self._intake = intake
+        self._peers = peers
+        self._offers = offers
+        self._threads = threads
+        self._nickname = nickname
+        self._publish = publish
+        self._settled: dict[DeviceId, bytes] = {}
+        self._settling: dict[DeviceId, trio.Lock] = {}
+        transport.handle(HEADS_PROTOCOL, self._serve, access=Access.LINKED)
+
+    async def exchange(self, peer: DeviceId) -> None:
+        """Exchange heads with a connected peer and settle what it says; both sides know each other's heads then.
+
+        Raises:
+            OriginStopped: the peer signed two logs; it was cut off.
+            PeerUnreachable, PeerNotLinked, RemoteRefused, StreamClosed, TooSlowError: as the transport says.
+            CodecInvalid, FieldInvalid: the peer broke the rules.
+        """
+        await self._origins.require_honest(peer)
+        own = await self._own_heads(peer)
+        with trio.fail_after(ROUND_S):
+            async with self._transport.open(peer, HEADS_PROTOCOL) as stream:
+                await stream.send(encode_greeting(Greeting(heads_digest(own), self._seen(peer))))
+                answer = decode_answer(await stream.receive(MAX_HEADS_FRAME_BYTES))
+                if answer.want:
+                    await stream.send(own)
+        if answer.heads is not None:
+            await self._settle(peer, answer.heads)
+
+    def forget(self, peer: DeviceId) -> None:
+        """Forget what was settled with a peer, as after it was unlinked: the next contact starts anew."""
+        self._settled.pop(peer, None)
+
+    async def _serve(self, stream: PeerStream) -> None:
+        peer = stream.peer
+        if peer in self._origins.stopped():
+            await stream.refuse(RefusalCode.STOPPED, "two logs were signed with this key")
+            return
+        heads = None
+        with trio.fail_after(ROUND_S):
+            greeting = decode_greeting(await stream.receive(MAX_REQUEST_BYTES))
+            answer = answer_greeting(greeting, await self._own_heads(peer), self._seen(peer))
+            await stream.send(encode_answer(answer))
+            if answer.want:
+                heads = await stream.receive(MAX_HEADS_BYTES)
+        if heads is not None:
+            if heads_digest(heads) != greeting.mine:
+                raise FieldInvalid("heads", "not the heads that the greeting named")
+            await stream.close()
+            await self._settle(peer, heads)
+
+    def _seen(self, peer: DeviceId) -> bytes:
+        return self._settled.get(peer, NOTHING_SEEN)
+
+    async def _own_heads(self, peer: DeviceId) -> bytes:
+        heads = Heads(
+            nickname=self._nickname(),
+            addresses=self._transport.addresses,
+            checkpoint=await self._threads.store(self._own.checkpoint),
+            others=await self._origins.known_checkpoints(peer, MAX_OTHER_CHECKPOINTS),
+            offers=(await self._shelf.view()).offers,
+        )
+        return encode_heads(heads)
+
+    async def _settle(self, peer: DeviceId, encoded: bytes) -> None:
+        """Take in all of a peer's heads; what failed for now is tried again at the next contact."""
+        async with self._settling.setdefault(peer, trio.Lock()):
+            digest = heads_digest(encoded)
+            if self._settled.get(peer) == digest:
+                return
+            heads = decode_heads(encoded)
+            await self._note_contact_facts(peer, heads)
+            settled = await self._settle_checkpoint(peer, heads.checkpoint)
+            await self._settle_others(peer, heads.others)
+            accepted: list[Offer] = []
+            for offered in heads.offers:
+                settled &= await self._settle_offer(peer, offered, accepted)
+            await self._keep(peer, accepted)
+            if settled:
+                self._settled[peer] = digest
+
+    async def _keep(self, peer: DeviceId, accepted: list[Offer]) -> None:
+        before = set(await self._threads.database(self._offers.of_peer, peer))
+        await self._threads.database(self._offers.replace, peer, accepted)
+        for offer in accepted:
+            if offer not in before:
+                self._publish(offer_event(offer))
+
+    async def _settle_checkpoint(self, peer: DeviceId, note: bytes) -> bool:
+        try:
+            await self._origins.follow(peer, note)
+        except LogBehind:
+            return False
+        except CheckpointInvalid as error:
+            raise FieldInvalid("heads.checkpoint", str(error)) from error
+        except (NodeError, ProtocolError, trio.TooSlowError) as error:
+            if isinstance(error, OriginStopped):
+                await self._threads.database(self._offers.remove_publisher, peer)
+                raise
+            _log.info("checkpoint_not_settled", extra={"peer": peer, "error": type(error).__name__})
+            return False
+        return True
+
+    async def _settle_offer(self, peer: DeviceId, offered: OfferedModel, accepted: list[Offer]) -> bool:
+        """Add the offer to `accepted` once it is verified; return whether there is nothing left to try again."""
+        claim = Claim(peer, offered.publisher, offered.name, offered.manifest, offered.bundle)
+        try:
+            accepted.append(await self._intake.accept(claim))
+        except OriginStopped as error:
+            await self._threads.database(self._offers.remove_publisher, offered.publisher)
+            if error.origin == peer:
+                raise
+        except OfferRefused as error:
+            _log.warning("offer_refused", extra={"peer": peer, "manifest": offered.manifest, "reason": error.reason})
+        except (NodeError, ProtocolError, trio.TooSlowError) as error:
+            _log.info("offer_not_settled", extra={"peer": peer, "error": type(error).__name__})
+            return False
+        return True
+
+    async def _settle_others(self, peer: DeviceId, notes: tuple[bytes, ...]) -> None:
+        """Compare what the peer holds of other logs, this device's own among them, with what is known here."""
+        for note in notes:
+            try:
+                origin = parse_did(note.split(b"\n", 1)[0].decode("ascii"))
+                if origin == self._own.origin:
+                    await self._threads.store(self._own.observe, note)
+                elif await self._is_relevant(origin):
+                    await self._origins.follow(origin, note)
+            except OriginStopped as error:
+                await self._threads.database(self._offers.remove_publisher, error.origin)
+            except LogRolledBack:
+                _log.error("own_log_rolled_back", extra={"peer": peer})
+                self._publish({"event": "alarm", "kind": "own-log-rolled-back", "peer": peer})
+            except (
+                NodeError,
+                StoreError,
+                ProtocolError,
+                IdentityError,
+                UnicodeDecodeError,
+                trio.TooSlowError,
+            ) as error:
+                _log.debug("relayed_checkpoint_dropped", extra={"peer": peer, "error": type(error).__name__})
+
+    async def _is_relevant(self, origin: DeviceId) -> bool:
+        """Return whether this node cares about the log: of a linked peer, or one it has seen before."""
+        if self._transport.peers.scope_of(origin) is not None:
+            return True
+        return await self._origins.has_seen(origin)
+
+    async def _note_contact_facts(self, peer: DeviceId, heads: Heads) -> None:
+        linked = await self._threads.database(self._peers.get, peer)
+        if linked is None:
+            return
+        if linked.nickname != heads.nickname:
+            await self._threads.database(self._peers.set_nickname, peer, heads.nickname)
+        merged = tuple(dict.fromkeys((*heads.addresses, *linked.addresses)))[:MAX_ADDRESSES_KEPT]
+        if not set(heads.addresses) <= set(linked.addresses):
+            await self._threads.database(self._peers.set_addresses, peer, merged)

@@ -1,0 +1,166 @@
+"""The logs of other devices: a checkpoint must continue the last one seen, and who forks is stopped (specs/0011)."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import trio
+
+from identity.did import DeviceId
+from node.errors import LogBehind, OriginStopped, PeerUnreachable, RemoteRefused
+from node.net.access import Access
+from node.net.streams import PeerStream
+from node.net.transport import Transport
+from node.threads import Threads
+from protocol.checkpoint import Checkpoint, open_checkpoint
+from protocol.heads import (
+    CONSISTENCY_PROTOCOL,
+    MAX_PROOF_FRAME_BYTES,
+    MAX_REQUEST_BYTES,
+    Proof,
+    ProofRequest,
+    decode_proof,
+    decode_proof_request,
+    encode_proof,
+    encode_proof_request,
+)
+from protocol.refusal import RefusalCode
+from store.errors import LogForked
+from store.evidence import SeenCheckpoint, SeenLogs
+from store.log import Log
+
+REQUEST_S: Final = 20.0
+_NO_PROOF: Final = Proof((), b"")
+
+_log = logging.getLogger("tilenode.origins")
+
+
+class Origins:
+    """What other devices' logs say, followed and checked; serves consistency proofs of this device's own log."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        seen: SeenLogs,
+        log: Log,
+        threads: Threads,
+        alarm: Callable[[Mapping[str, object]], None],
+    ) -> None:
+        """`alarm` is called with the facts when a log forked or went back; it must not block."""
+        self._transport = transport
+        self._seen = seen
+        self._own: Final = log
+        self._threads = threads
+        self._alarm = alarm
+        self._stopped: frozenset[DeviceId] = frozenset()
+        self._behind: dict[DeviceId, int] = {}
+        self._following: dict[DeviceId, trio.Lock] = {}
+        transport.handle(CONSISTENCY_PROTOCOL, self._serve_proof, access=Access.LINKED)
+
+    def stopped(self) -> frozenset[DeviceId]:
+        """Return the devices that are known to have signed two logs."""
+        return self._stopped
+
+    async def load(self) -> None:
+        """Read which origins are stopped; to be called once before anything is accepted."""
+        found = await self._threads.store(self._frozen_origins)
+        self._stopped |= frozenset(found)
+
+    async def require_honest(self, origin: DeviceId) -> None:
+        """Accept a device that signed one log only; one that is stopped is cut off.
+
+        Raises:
+            OriginStopped: it signed two.
+        """
+        if origin not in self._stopped:
+            return
+        if origin in self._transport.connected():
+            await self._transport.disconnect(origin)
+        raise OriginStopped(origin)
+
+    async def follow(self, origin: DeviceId, note: bytes) -> SeenCheckpoint:
+        """Check that a checkpoint of `origin` and the newest one seen are states of one log; keep the newer one.
+
+        The proof comes from the origin itself. Raises:
+            OriginStopped: the two show a fork, or one was shown before. The evidence is kept.
+            LogBehind: it is older than what was seen, and the origin cannot prove that it belongs to the same log.
+            CheckpointInvalid: not signed by `origin`.
+            ConsistencyInvalid, PeerUnreachable, RemoteRefused, StreamClosed, TooSlowError: there is no valid proof now.
+        """
+        async with self._following.setdefault(origin, trio.Lock()):
+            await self.require_honest(origin)
+            checkpoint = open_checkpoint(note, origin)
+            latest = await self._threads.store(self._seen.latest, origin)
+            proof = await self._proof_between(origin, latest, checkpoint)
+            try:
+                seen = await self._threads.store(self._seen.advance, note, origin, proof.hashes, proof.old_root or None)
+            except LogForked as error:
+                await self._stop(origin, error)
+                raise OriginStopped(origin) from error
+        self._behind.pop(origin, None)
+        return seen
+
+    async def has_seen(self, origin: DeviceId) -> bool:
+        """Return whether a checkpoint of `origin` was accepted before."""
+        return await self._threads.store(self._seen.latest, origin) is not None
+
+    async def known_checkpoints(self, peer: DeviceId, limit: int) -> tuple[bytes, ...]:
+        """Return the newest checkpoints seen of up to `limit` other devices, that of `peer` first: what to tell it."""
+        return await self._threads.store(self._known_checkpoints, peer, limit)
+
+    async def _proof_between(self, origin: DeviceId, latest: SeenCheckpoint | None, found: Checkpoint) -> Proof:
+        if latest is None or 0 in (latest.size, found.size) or latest.size == found.size:
+            return _NO_PROOF
+        small, large = sorted((latest.size, found.size))
+        try:
+            return await self._request_proof(ProofRequest(origin, small, large))
+        except RemoteRefused as error:
+            if found.size < latest.size and error.code == RefusalCode.NOT_FOUND:
+                self._note_behind(origin, latest.size, found.size)
+                raise LogBehind(origin, latest.size, found.size) from error
+            raise
+
+    async def _request_proof(self, request: ProofRequest) -> Proof:
+        if request.origin not in self._transport.connected():
+            raise PeerUnreachable(request.origin, "only the log's own device can prove its consistency")
+        with trio.fail_after(REQUEST_S):
+            async with self._transport.open(request.origin, CONSISTENCY_PROTOCOL) as stream:
+                await stream.send(encode_proof_request(request))
+                return decode_proof(await stream.receive(MAX_PROOF_FRAME_BYTES))
+
+    async def _serve_proof(self, stream: PeerStream) -> None:
+        with trio.fail_after(REQUEST_S):
+            request = decode_proof_request(await stream.receive(MAX_REQUEST_BYTES))
+            if stream.peer in self._stopped:
+                await stream.refuse(RefusalCode.STOPPED, "two logs were signed with this key")
+            elif request.origin != self._own.origin or not 0 < request.old <= request.new <= self._own.size:
+                await stream.refuse(RefusalCode.NOT_FOUND, "not a state of this device's log")
+            else:
+                await stream.send(encode_proof(await self._threads.store(self._prove, request)))
+
+    def _prove(self, request: ProofRequest) -> Proof:
+        hashes = self._own.consistency_proof(request.old, request.new)
+        return Proof(tuple(hashes), self._own.root_at(request.old))
+
+    async def _stop(self, origin: DeviceId, error: LogForked) -> None:
+        self._stopped |= {origin}
+        _log.error("log_forked", extra={"origin": origin, "sizes": error.sizes})
+        self._alarm({"event": "alarm", "kind": "log-forked", "origin": origin, "sizes": list(error.sizes)})
+        await self._transport.disconnect(origin)
+
+    def _note_behind(self, origin: DeviceId, seen_size: int, found_size: int) -> None:
+        if self._behind.get(origin) == found_size:
+            return  # said already; every contact would say it again
+        self._behind[origin] = found_size
+        _log.error("log_behind", extra={"origin": origin, "seen_size": seen_size, "found_size": found_size})
+        self._alarm(
+            {"event": "alarm", "kind": "log-behind", "origin": origin, "seen_size": seen_size, "size": found_size}
+        )
+
+    def _frozen_origins(self) -> list[DeviceId]:
+        return [origin for origin in self._seen.origins() if self._seen.frozen(origin) is not None]
+
+    def _known_checkpoints(self, peer: DeviceId, limit: int) -> tuple[bytes, ...]:
+        others = [origin for origin in self._seen.origins() if origin not in (peer, self._own.origin)]
+        latest = (self._seen.latest(origin) for origin in [peer, *others][:limit])
+        return tuple(found.note for found in latest if found is not None)
