@@ -28,6 +28,8 @@ MAX_INDEX_BYTES: Final = 16 << 20
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 OWN_REF: Final = "io.tilenode.ref"
 
+Entries = list[dict[str, Json]]
+
 
 @dataclass(frozen=True, order=True)
 class RefEntry:
@@ -106,8 +108,8 @@ class Refs:
             document: dict[str, Json] = {"version": VERSION, "tags": tags}
             _replace_when_different(self._layout, self._layout.tags, encode_json(document))
 
-    def foreign_entries(self) -> list[dict[str, Json]]:
-        """Return the entries that other programs have put into `index.json`, as they stand; [] where it is unreadable."""
+    def foreign_entries(self) -> Entries:
+        """Return the entries of other programs in `index.json`, as they stand; none where it is unreadable."""
         return self._read_foreign_entries() or []
 
     def list(self) -> list[RefEntry]:
@@ -119,7 +121,7 @@ class Refs:
         with suppress(DiskFull, DiskFailed):
             self.write_indexes()
 
-    def _read_foreign_entries(self) -> list[dict[str, Json]] | None:
+    def _read_foreign_entries(self) -> Entries | None:
         """Return the entries of other programs, None where `index.json` is no index."""
         try:
             document = decode_json(self._layout.index.read_bytes(), MAX_INDEX_BYTES, "index.json")
