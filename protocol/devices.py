@@ -10,6 +10,8 @@ from typing import Final
 from identity.did import DeviceId
 
 UNLIMITED: Final = 2**63 - 1
+# One author's word counts for so many devices; what it says about further ones is kept in its feed and has no effect.
+MAX_DEVICES: Final = 256
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 import sqlcipher3
 
+from store.disk import PRIVATE, disk_errors, flush_directory, flush_file, make_directories
 from store.errors import (
     DatabaseDamaged,
     DatabaseFailed,
@@ -48,6 +49,7 @@ class Database:
             DatabaseKeyWrong: the file is not a database under this key.
             DatabaseDamaged: the file is empty or its pages do not authenticate.
             DatabaseTooNew: a newer program has changed the schema.
+        DiskFull, DiskFailed: a new one cannot be made there.
         """
         hex_key = _hex_key(key)
         if not path.exists():
@@ -153,6 +155,7 @@ def _prepare(connection: Any) -> None:
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS:d}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # an acknowledged line survives a power cut, not only a kill
+    connection.execute("PRAGMA fullfsync = ON")  # macOS only: an fsync there may stop at the drive's own cache
     connection.execute("PRAGMA temp_store = MEMORY")  # nothing spills to disk in the clear
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA trusted_schema = OFF")
@@ -164,28 +167,27 @@ def _create(path: Path, hex_key: str) -> None:
     for remain in remains:
         if remain.exists():
             raise DatabaseDamaged(path, f"the file is gone but {remain.name} is still there")
-    path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".new")
-    for stale in (fresh, fresh.with_name(fresh.name + "-journal")):
-        stale.unlink(missing_ok=True)  # left by a kill during an earlier creation: nothing was ever kept in it
-    os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    with _named_errors(path):
-        connection = _connect(fresh, hex_key)
+    with _named_errors(path), disk_errors(path):
+        make_directories(path.parent)
+        for stale in (fresh, fresh.with_name(fresh.name + "-journal")):
+            stale.unlink(missing_ok=True)  # left by a kill during an earlier creation: nothing was ever kept in it
+        descriptor = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, PRIVATE)
         try:
-            migrate(connection)
+            _fill(fresh, hex_key)
+            flush_file(descriptor)
         finally:
-            connection.close()
-    _sync_file(fresh, os.O_RDWR)
-    fresh.rename(path)
-    _sync_file(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            os.close(descriptor)
+        fresh.rename(path)
+        flush_directory(path.parent)
 
 
-def _sync_file(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
+def _fill(path: Path, hex_key: str) -> None:
+    connection = _connect(path, hex_key)
     try:
-        os.fsync(descriptor)
+        migrate(connection)
     finally:
-        os.close(descriptor)
+        connection.close()
 
 
 @contextmanager

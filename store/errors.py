@@ -44,6 +44,7 @@ The message says what failed, where and what was found; `hint` says what to do a
     ├── ChatAmbiguous
     ├── EntryUnknown
     ├── FeedForked
+    ├── FeedBroken
     └── DeviceRemoved
 """
 
@@ -133,7 +134,7 @@ class DatabaseFailed(DatabaseError):
 class ChatUnknown(StoreError):
     """There is no such chat here, or it was deleted."""
 
-    hint = "list the chats with: tilenode data"
+    hint = "list the chats with: tilenode chats"
 
     def __init__(self, text: str) -> None:
         super().__init__(f"chat {text[:40]!r}: not found")
@@ -169,6 +170,17 @@ class FeedForked(StoreError):
 
     def __init__(self, author: str, sequence: int) -> None:
         super().__init__(f"feed of {author}: two entries follow entry {sequence}")
+        self.author = author
+        self.sequence = sequence
+
+
+class FeedBroken(StoreError):
+    """A feed as kept is not the chain that its author signed: the database was changed by another program."""
+
+    hint = "restore node.db from a backup; chats also come back by sync from another linked device"
+
+    def __init__(self, author: str, sequence: int) -> None:
+        super().__init__(f"feed of {author}: the chain breaks after entry {sequence}")
         self.author = author
         self.sequence = sequence
 

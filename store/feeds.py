@@ -29,7 +29,7 @@ from protocol.sync import BATCH_OVERHEAD_BYTES, ENTRY_OVERHEAD_BYTES, MAX_BATCH_
 from protocol.text import clean_name
 from protocol.version_vector import MAX_AUTHORS, Held, VersionVector, first_missing
 from store.database import Database
-from store.errors import DeviceRemoved, FeedForked
+from store.errors import DeviceRemoved, FeedBroken, FeedForked
 from store.intake import Intake, ReceiveReport, head_of, insert_entry, verified
 
 _NEXT_ENTRIES: Final = """
@@ -168,7 +168,7 @@ class Feeds:
         return Outgoing(first, min(starts, default=until + 1) - 1, until)
 
     def next_batch(self, outgoing: Outgoing, max_bytes: int) -> OutgoingBatch:
-        """Return the next entries in order of arrival, as many as fit a batch message of `max_bytes`."""
+        """Return the next entries in order of arrival, as many as fit a message of `max_bytes`, at least one."""
         room = max_bytes - BATCH_OVERHEAD_BYTES
         entries: list[bytes] = []
         chats: set[bytes] = set()
@@ -179,7 +179,7 @@ class Feeds:
                 if sequence < outgoing.first.get(author, sequence + 1):
                     continue
                 room -= len(encoded) + ENTRY_OVERHEAD_BYTES
-                if room < 0 or len(entries) == MAX_BATCH_ENTRIES:
+                if (room < 0 and entries) or len(entries) == MAX_BATCH_ENTRIES:
                     after = arrival - 1
                     break
                 entries.append(encoded)
@@ -194,11 +194,11 @@ class Feeds:
         return [Fork(DeviceId(did), parse_entry(held), parse_entry(other), at) for did, held, other, at in rows]
 
     def verify(self) -> int:
-        """Check every signature and every chain again and return how many entries are held.
+        """Check every signature, chain and head again and return how many entries are held.
 
         Raises:
             EntryInvalid, EntrySignatureInvalid: an entry is not what its author signed.
-            FeedForked: an entry does not follow on the one before it.
+            FeedBroken: an entry does not follow on the one before it, or a newest entry is not there.
         """
         count = 0
         heads: dict[DeviceId, Head] = {}
@@ -207,16 +207,16 @@ class Feeds:
                 (entry,) = verified([encoded])
                 head = heads.get(entry.author, EMPTY_HEAD)
                 if (entry.sequence, entry.previous) != (head.sequence + 1, head.id):
-                    raise FeedForked(entry.author, head.sequence)
+                    raise FeedBroken(entry.author, head.sequence)
                 heads[entry.author] = Head(entry.sequence, entry.id)
                 count += 1
+            for author, head in _heads(connection).items():
+                if heads.get(author) != head:
+                    raise FeedBroken(author, head.sequence)
         return count
 
     def _vector(self, connection: Any) -> VersionVector:
-        heads = {
-            DeviceId(author): Head(sequence, EntryId(raw.hex()))
-            for author, sequence, raw in connection.execute("SELECT author, sequence, id FROM feed_heads")
-        }
+        heads = _heads(connection)
         for did in sorted(self._refused - heads.keys())[: MAX_AUTHORS - len(heads)]:
             heads[did] = EMPTY_HEAD
         limits = self._limits(connection, heads)
@@ -229,6 +229,11 @@ class Feeds:
         rows = connection.execute("SELECT introducer, did, added, last FROM feed_devices")
         statements = [Statement(DeviceId(who), DeviceId(did), bool(added), last) for who, did, added, last in rows]
         return author_limits(self.me, self._linked, statements, authors)
+
+
+def _heads(connection: Any) -> dict[DeviceId, Head]:
+    rows = connection.execute("SELECT author, sequence, id FROM feed_heads")
+    return {DeviceId(author): Head(sequence, EntryId(raw.hex())) for author, sequence, raw in rows}
 
 
 def _own_word(connection: Any, me: DeviceId, did: DeviceId) -> DeviceBody | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from identity.did import DeviceId
+from protocol.devices import MAX_DEVICES
 from protocol.feed import (
     EMPTY_HEAD,
     ChatId,
@@ -155,8 +156,14 @@ def insert_entry(connection: Any, entry: Entry) -> None:
     )
     connection.execute("INSERT OR REPLACE INTO feed_heads VALUES (?, ?, ?)", (entry.author, entry.sequence, entry_id))
     if isinstance(entry.body, DeviceBody):
-        said = entry.body
-        connection.execute(
-            "INSERT OR REPLACE INTO feed_devices VALUES (?, ?, ?, ?, ?)",
-            (entry.author, said.did, said.nickname, said.added, said.last),
-        )
+        _note_word(connection, entry.author, entry.body)
+
+
+def _note_word(connection: Any, introducer: DeviceId, said: DeviceBody) -> None:
+    """Keep the newest word about a device; of one introducer, about so many devices at most, the first ones."""
+    connection.execute(
+        "INSERT OR REPLACE INTO feed_devices SELECT ?1, ?2, ?3, ?4, ?5 WHERE "
+        "EXISTS (SELECT 1 FROM feed_devices WHERE introducer = ?1 AND did = ?2) "
+        "OR (SELECT count(*) FROM feed_devices WHERE introducer = ?1) < ?6",
+        (introducer, said.did, said.nickname, said.added, said.last, MAX_DEVICES),
+    )

@@ -15,10 +15,12 @@ from store.database import Database
 from store.errors import (
     DatabaseDamaged,
     DatabaseFailed,
+    DatabaseFull,
     DatabaseKeyInvalid,
     DatabaseKeyWrong,
     DatabaseMissing,
     DatabaseTooNew,
+    DiskFailed,
 )
 from store.migrations import MIGRATIONS, migrate, schema_version
 
@@ -178,6 +180,33 @@ def test_transactions_of_two_threads_do_not_mix(path: Path) -> None:
         assert not seen
     thread.join(10)
     assert seen == [2]
+
+
+def test_a_full_disk_is_named_and_keeps_what_was_there(path: Path) -> None:
+    make_table(path)
+    database = Database.open(path, KEY)
+    pages = database._connection.execute("PRAGMA page_count").fetchone()[0]
+    database._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(DatabaseFull) as caught, database.transaction() as connection:
+        connection.execute("INSERT INTO t VALUES (zeroblob(100000))")
+    assert caught.value.hint
+    with database.transaction() as connection:
+        connection.execute("INSERT INTO t VALUES (2)")
+    with database.reading() as connection:
+        assert connection.execute("SELECT count(*) FROM t").fetchone() == (2,)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DiskFailed):
+        Database.open(tmp_path / "file" / "node.db", KEY, create=True)
+
+
+def test_an_error_of_the_caller_passes_through(path: Path) -> None:
+    make_table(path)
+    database = Database.open(path, KEY)
+    with pytest.raises(FileNotFoundError), database.transaction():
+        path.with_name("nowhere").read_bytes()
 
 
 def test_a_newer_schema_is_refused(path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from identity.did import DeviceId
 from identity.testing import key_from_number
+from protocol.devices import MAX_DEVICES
 from protocol.errors import EntryInvalid, EntrySignatureInvalid
 from protocol.feed import (
     EMPTY_HEAD,
@@ -29,7 +30,7 @@ from protocol.sync import MAX_BATCH_BYTES, MAX_BATCH_ENTRIES
 from protocol.version_vector import MAX_AUTHORS, VersionVector
 from store.chats import Chats
 from store.database import Database
-from store.errors import DeviceRemoved, FeedForked
+from store.errors import DeviceRemoved, FeedBroken, FeedForked
 from store.feeds import Feeds
 
 NOW_MS = 1_700_000_000_000
@@ -326,8 +327,31 @@ def test_a_chain_that_was_changed_on_disk_is_found(tmp_path: Path) -> None:
             "VALUES (?, 2, ?, ?, ?, 1, ?)",
             (DIDS[1], bytes.fromhex(stray.id), bytes.fromhex(stray.chat), "message", stray.encoded),
         )
-    with pytest.raises(FeedForked):
+    with pytest.raises(FeedBroken):
         a.feeds.verify()
+
+
+def test_a_newest_entry_that_is_gone_is_found(tmp_path: Path) -> None:
+    a = device(tmp_path, 1)
+    a.new_chat("one")
+    a.new_chat("two")
+    with a.feeds.database.transaction() as connection:
+        connection.execute("DELETE FROM feed_entries WHERE sequence = 2")
+    with pytest.raises(FeedBroken):
+        a.feeds.verify()
+
+
+def test_one_authors_word_counts_for_a_bounded_number_of_devices(tmp_path: Path) -> None:
+    a, b = device(tmp_path, 1), device(tmp_path, 2, [1])
+    for number in range(100, 100 + MAX_DEVICES + 1):
+        a.note_device(key_from_number(number).did, "n", added=True)
+    assert send(a, b) == MAX_DEVICES + 1
+    last, beyond = (first_entry(number) for number in (99 + MAX_DEVICES, 100 + MAX_DEVICES))
+    assert b.feeds.receive([last.encoded]).accepted == 1
+    assert b.feeds.receive([beyond.encoded]).refused == 1
+    a.note_device(key_from_number(100).did, "n", added=False)
+    send(a, b)
+    assert b.feeds.receive([first_entry(100).encoded]).refused == 1
 
 
 APPENDING = """

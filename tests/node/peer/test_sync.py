@@ -1,5 +1,6 @@
 """Chat sync between real transports on loopback: rounds, pushes, relays, refusals, interruptions."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -105,7 +106,8 @@ async def until(shown_by: Device, expected: list[str]) -> None:
         await shown_by.moved.receive()
 
 
-async def test_one_round_moves_entries_both_ways_and_says_so(tmp_path: Path) -> None:
+async def test_one_round_moves_entries_both_ways_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
     a, b = device(tmp_path, 1), device(tmp_path, 2)
     async with running(a, b):
         link(a, b)
@@ -123,6 +125,9 @@ async def test_one_round_moves_entries_both_ways_and_says_so(tmp_path: Path) -> 
         (again,) = await a.sync.sync(a.peers.list()[0])
         assert (again.sent, again.received, again.bytes) == (0, 0, 0)
     assert a.chats.feeds.version_vector() == b.chats.feeds.version_vector()
+    moved = next(record for record in caplog.records if record.message == "sync_moved")
+    assert moved.name == "tilenode.sync"
+    assert not any("from a" in str(vars(record)) or "from b" in str(vars(record)) for record in caplog.records)
 
 
 async def test_a_new_line_is_pushed_at_once_and_relayed(tmp_path: Path) -> None:
