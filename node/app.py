@@ -36,6 +36,7 @@ from node.ports import Entropy, SystemClock, SystemEntropy
 from node.settings import Profile, Settings
 from node.threads import Threads
 from protocol.address import parse_address
+from protocol.provenance import decode_and_verify_provenance
 from protocol.scope import Scope
 from store.chats import Chats
 from store.database import Database
@@ -107,8 +108,17 @@ async def _build(config: Config, api: socket.socket, stopping: trio.Event, resou
         nickname=profile.nickname,
         publish=events.publish,
     )
-    fetch = Fetch(transport, gossip, offers, kept.store, peers, threads, clock)
-    catalog = Catalog(kept.store, kept.log, key, threads, clock, entropy, gossip.announce)
+    fetch = Fetch(
+        transport,
+        gossip=gossip,
+        store=kept.store,
+        peers=peers,
+        offers=offers,
+        threads=threads,
+        clock=clock,
+        wake=contacts.wake,
+    )
+    catalog = Catalog(kept.store, kept.log, key, threads, clock, entropy, partial(_tell_of_model, events, gossip))
     sync = Sync(transport, chats, peers, threads, moved=lambda report: _tell_of_sync(events, report))
     contacts.on_contact(gossip.exchange)
     contacts.on_contact(sync.contact)
@@ -155,6 +165,13 @@ async def _note_link(node: Node, peer: LinkedPeer, linked: bool) -> None:
         # The link stands, for models; `status` says that chats with this device stay off.
         _log.warning("own_device_was_removed", extra={"peer": peer.did, "error": type(error).__name__})
     node.sync.changed()
+
+
+async def _tell_of_model(events: Events, gossip: Gossip, bundle: bytes) -> None:
+    """Tell the linked devices, and this node's own listeners, of a model that was just signed and logged."""
+    provenance = decode_and_verify_provenance(bundle)
+    events.publish({"event": "signed", "name": provenance.name, "manifest": provenance.manifest_digest})
+    await gossip.announce(bundle)
 
 
 def _tell_of_sync(events: Events, report: SyncReport) -> None:

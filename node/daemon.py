@@ -11,6 +11,7 @@ import trio
 
 from node.app import run_node
 from node.config import Config, make_private_directory
+from node.errors import first_cause
 from node.log_files import open_log_files
 
 # What the graceful stop may take beyond its own deadline before the process simply ends. Ending so loses nothing:
@@ -30,15 +31,8 @@ def run_daemon(config: Config, ready: Callable[[Mapping[str, Any]], None]) -> No
     open_log_files(config.home.logs)
     try:
         trio.run(_run, config, ready)
-    except* Exception as group:
-        raise _first_cause(group) from None
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    """Return the first plain error inside nested groups: one failure is one message."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+    except* Exception as group:  # noqa: BLE001 - whatever it is, the caller shows its first cause
+        raise first_cause(group) from None
 
 
 async def _run(config: Config, ready: Callable[[Mapping[str, Any]], None]) -> None:

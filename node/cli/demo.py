@@ -72,7 +72,7 @@ class _Demo:
         self.second: Final = DemoNode(directory, "study")
         self._created: Facts = {}
         self._whole_bytes = 0
-        self._asked_ms = 0
+        self._answered_ms = 0
         self._chat = ""
 
     def all_steps(self) -> None:
@@ -143,14 +143,19 @@ class _Demo:
         return self._learned(self._created)
 
     def _learned(self, created: Facts) -> str:
-        """Return how the second node learned of a model, by the node's own event."""
+        """Return how the second node learned of a model, by both nodes' own events."""
+        signed = self.first.wait_for(
+            "the signing of the model",
+            lambda event: event.get("event") == "signed" and event["manifest"] == created["manifest"],
+            GOSSIP_WAIT_S,
+        )
         event = self.second.wait_for(
             "news of the model",
             lambda event: event.get("event") == "offer" and event["manifest"] == created["manifest"],
             GOSSIP_WAIT_S,
         )
         _require(event["publisher"] == self.first.ready["did"], "the news names another publisher")
-        seconds = max(0, event["at_ms"] - created["at_ms"]) / 1000
+        seconds = max(0, event["at_ms"] - signed["at_ms"]) / 1000
         return f"study learned of {event['manifest'][:12]} by {event['via']} {seconds:.2f} s after it was signed"
 
     def _fetch(self) -> str:
@@ -174,25 +179,31 @@ class _Demo:
         )
 
     def _answer(self) -> str:
-        self._asked_ms = int(time.time() * 1000)
         facts = self.second.command("run", NAME, QUESTION)
         _require(facts["answer"].strip() == ANSWER, f"{QUESTION!r} was answered {facts['answer']!r}, not {ANSWER!r}")
-        self._chat = facts["chat"]
+        self._chat, self._answered_ms = facts["chat"], facts["at_ms"]
         return f"{QUESTION} → {ANSWER}  {facts['tokens_per_s']:.0f} tokens/s with MLX on study's own copy"
 
     def _sync(self) -> str:
-        event = self.first.wait_for(
-            "the answer's arrival on kitchen",
-            lambda event: event.get("event") == "chat" and event["chat"] == self._chat and event["lines"] >= 2,
-            SYNC_WAIT_S,
-        )
-        shown = self.first.command("chats", "show", self._chat)
-        lines = [(line["role"], line["content"].strip()) for line in shown["lines"]]
+        lines: list[tuple[str, str]] = []
+        while len(lines) < 2:
+            event = self.first.wait_for(
+                "the chat's arrival on kitchen",
+                lambda event: (
+                    event.get("event") == "synced"
+                    and self._chat in event["chats"]
+                    and event["received"] > 0
+                    and event["at_ms"] >= self._answered_ms
+                ),
+                SYNC_WAIT_S,
+            )
+            shown = self.first.command("chats", "show", self._chat)
+            lines = [(line["role"], line["content"].strip()) for line in shown["lines"]]
         _require(lines == [("user", QUESTION), ("assistant", ANSWER)], f"kitchen shows {len(lines)} other lines")
         moved = self.second.command("sync", self.first.nickname)["reports"][0]
         _require(moved["received"] == moved["sent"] == 0, "entries were still missing after the sync")
-        seconds = max(0, event["at_ms"] - self._asked_ms) / 1000
-        return f"question and answer are on kitchen {seconds:.2f} s after they were asked; nothing is missing"
+        seconds = (event["at_ms"] - self._answered_ms) / 1000
+        return f"question and answer are on kitchen {seconds:.2f} s after the answer was given; nothing is missing"
 
     def _second_version(self) -> str:
         changed = self._directory / "changed"

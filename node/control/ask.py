@@ -93,6 +93,7 @@ class _Question:
         self._text: list[str] = []
         self._ending: Ending | None = None
         self._first_s = 0.0
+        self._kept_ms = 0
 
     async def answer(self) -> None:
         """Write the question down, stream the answer, and write the answer down, whole or as far as it came."""
@@ -117,6 +118,7 @@ class _Question:
 
     async def _write(self, chat: ChatId, role: str, text: str, model: str) -> str:
         entry = await self._node.threads.database(self._node.chats.add_message, chat, role, text, model)
+        self._kept_ms = self._node.clock.now_ms()
         self._node.sync.changed()
         return entry.id
 
@@ -146,6 +148,7 @@ class _Question:
             "load_s": ending.load_ns / 1e9 if ending else 0.0,
             "first_token_s": self._first_s,
             "total_s": total_s,
+            "at_ms": self._kept_ms,
         }
 
 

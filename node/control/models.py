@@ -12,6 +12,7 @@ from identity.did import DeviceId
 from node.catalog import layer_facts, provenance_facts
 from node.control.responses import Emit, EventStream, facts
 from node.parts import Node
+from protocol.digest import parse_digest
 from protocol.model_name import format_model_name
 from protocol.modelfile import format_modelfile
 
@@ -89,7 +90,7 @@ class ModelRoutes:
         return facts(
             offers=[
                 {
-                    "name": offer.name,
+                    "name": format_model_name(offer.name),
                     "manifest": offer.manifest,
                     "size_bytes": offer.size_bytes,
                     "peer": offer.peer,
@@ -147,7 +148,12 @@ class ModelRoutes:
                 peer = await self._node.threads.database(self._node.peers.find, body.source)
             async with self._node.fetch.pull(body.name, peer) as events:
                 async for event in events:
-                    await emit(event)
+                    # Digests are bare everywhere in this API; the fetch's own events spell them as Ollama does.
+                    bare = {
+                        key: parse_digest(str(value)) if key in ("digest", "manifest") else value
+                        for key, value in event.items()
+                    }
+                    await emit(bare)
 
         return EventStream(produce)
 

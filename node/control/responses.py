@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from identity.errors import IdentityError
 from node.cli.exit_codes import ExitCode
 from node.cli.render import describe_error
-from node.errors import ControlRequestInvalid, NodeError
+from node.errors import ControlRequestInvalid, NodeError, first_cause
 from protocol.errors import ProtocolError
 from store.errors import StoreError
 
@@ -99,7 +99,7 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": line, "more_body": True})
 
         try:
-            await self._produce(emit)
+            await self._named(emit)
         except NAMED_ERRORS as error:
             _log.info("stream_failed", extra={"error": type(error).__name__})
             if not self._begun:
@@ -108,6 +108,16 @@ class EventStream(Response):
             await emit({"error": describe_error(error)})
         await self._begin(send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _named(self, emit: Emit) -> None:
+        """Run the producer; a named error that a nursery of its wrapped comes out plain."""
+        try:
+            await self._produce(emit)
+        except BaseExceptionGroup as group:
+            cause = first_cause(group)
+            if isinstance(cause, NAMED_ERRORS):
+                raise cause from group
+            raise
 
     async def _begin(self, send: Send) -> None:
         if not self._begun:

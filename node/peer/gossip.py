@@ -202,5 +202,5 @@ class Gossip:
                 _log.info("announced_offer_not_settled", extra={"peer": holder, "error": type(error).__name__})
                 continue
             await self._threads.database(self._offers.add, offer)
-            self._publish(offer_event(offer))
+            self._publish({**offer_event(offer), "via": "gossip"})
             return

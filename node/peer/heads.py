@@ -155,7 +155,7 @@ class HeadsExchange:
         await self._threads.database(self._offers.replace, peer, accepted)
         for offer in accepted:
             if offer not in before:
-                self._publish(offer_event(offer))
+                self._publish({**offer_event(offer), "via": "heads"})
 
     async def _settle_checkpoint(self, peer: DeviceId, note: bytes) -> bool:
         try:
