@@ -141,8 +141,8 @@ class Feeds:
             intake = Intake(connection, self.me, self._limits, self._now_ms())
             for entry in entries:
                 intake.take(entry)
-        room = MAX_AUTHORS - len(self._refused)
-        self._refused.update(sorted(intake.refused_authors)[:room])
+            room = MAX_AUTHORS - len(self._refused)
+            self._refused.update(sorted(intake.refused_authors)[:room])
         return intake.report()
 
     def reconsider(self) -> bool:
@@ -151,7 +151,7 @@ class Feeds:
             limits = self._limits(connection, self._refused)
             welcome = {did for did in self._refused if limits.get(did, 0) > head_of(connection, did).sequence}
             welcome -= _forked_authors(connection)
-        self._refused -= welcome
+            self._refused -= welcome
         return bool(welcome)
 
     def version_vector(self) -> VersionVector:

@@ -22,7 +22,7 @@ from protocol.refusal import RefusalCode
 from protocol.scope import Scope
 from protocol.sync import PROTOCOL
 from store.chats import Chats
-from store.errors import DeviceRemoved, StoreError
+from store.errors import DeviceRemoved, FeedForked, StoreError
 from store.peers import LinkedPeer, Peers
 
 # How long neither side may make any progress before a round is given up.
@@ -176,7 +176,6 @@ class Sync:
                     "bytes": report.bytes,
                 },
             )
-            self._moved(report)
         for author in report.forked:
             _log.error("feed_forked", extra={"peer": report.peer, "author": author})
         if report.received or report.sent:
@@ -208,7 +207,12 @@ class Sync:
         linked = await self._threads.database(self._peers.get, peer)
         if linked is None:
             raise PeerNotLinked(peer)
-        if await self._threads.database(self._feeds.note_device, peer, linked.nickname, True):
+        try:
+            noted = await self._threads.database(self._feeds.note_device, peer, linked.nickname, True)
+        except FeedForked:  # this device has lost its voice, and still takes in what the others write
+            _log.error("feed_forked", extra={"peer": peer, "author": self._feeds.me})
+            return
+        if noted:
             self._push_to_all(but=peer)
 
     def _is_own(self, peer: DeviceId) -> bool:

@@ -124,6 +124,9 @@ async def test_one_round_moves_entries_both_ways_and_says_so(tmp_path: Path, cap
         assert [s.id for s in a.chats.list()] == [s.id for s in b.chats.list()]
         (again,) = await a.sync.sync(a.peers.list()[0])
         assert (again.sent, again.received, again.bytes) == (0, 0, 0)
+        assert a.moved.receive_nowait() == report
+        with pytest.raises(trio.WouldBlock):
+            a.moved.receive_nowait()
     assert a.chats.feeds.version_vector() == b.chats.feeds.version_vector()
     moved = next(record for record in caplog.records if record.message == "sync_moved")
     assert moved.name == "tilenode.sync"
@@ -383,3 +386,6 @@ async def test_a_cloned_device_is_found_out_by_sync_alone(tmp_path: Path, caplog
         assert any(record.message == "feed_forked" for record in caplog.records)
         with pytest.raises(FeedForked):
             clone.say("the clone learns that it is one")
+        b.say("still heard")
+        await b.sync.sync()
+        assert clone.texts() == ["another history", "still heard"]
