@@ -38,6 +38,7 @@ ANYONES_PROTOCOLS: Final = frozenset({str(IDENTIFY_PROTOCOL), str(PING_PROTOCOL)
 MAX_HANDSHAKES: Final = 64
 MAX_HANDSHAKES_PER_HOST: Final = 16
 MAX_STRANGERS: Final = 32
+MAX_STRANGERS_PER_HOST: Final = 8
 # Two connections younger than this crossed each other; an older one was replaced by a peer that came back.
 CROSSING_S: Final = 5.0
 _READ_BYTES: Final = 65_536
@@ -53,16 +54,18 @@ _log = logging.getLogger("tilenode.net")
 
 @dataclass(frozen=True)
 class Liveness:
-    """When a silent peer is asked, and how long it may take to answer before the connection is cut."""
+    """After how long a silence a peer is asked for a sign of life, and what it may take to answer; seconds."""
 
     interval_s: float = 30.0
     deadline_s: float = 15.0
+    handshake_s: float = 10.0
 
 
 @dataclass
 class _Admitted:
     connection: LimitedYamux
     outbound: bool
+    host: str
     since: float
 
 
@@ -106,8 +109,9 @@ class OneConnectionMuxer(MuxerMultistream):
         older = self._admitted.get(peer)
         if older is not None and not self._replaces(peer, older, outbound=conn.is_initiator):
             raise MuxerUpgradeFailure("a connection to this peer is there already")
-        if older is None and not self._is_linked(peer):
-            await self._make_room_for_stranger()
+        host = str((conn.get_remote_address() or ("",))[0])
+        if not conn.is_initiator and not self._is_linked(peer):
+            await self._make_room_for_stranger(host)
         connection = LimitedYamux(
             conn,
             peer_id,
@@ -115,7 +119,7 @@ class OneConnectionMuxer(MuxerMultistream):
             ping_interval_s=self._liveness.interval_s,
             ping_deadline_s=self._liveness.deadline_s,
         )
-        self._admitted[peer] = _Admitted(connection, conn.is_initiator, trio.current_time())
+        self._admitted[peer] = _Admitted(connection, conn.is_initiator, host, trio.current_time())
         if older is not None:
             await older.connection.abort()
         self._annotate_connection(connection, conn, YAMUX_PROTOCOL)
@@ -137,11 +141,16 @@ class OneConnectionMuxer(MuxerMultistream):
         we_dial = self._us < peer
         return outbound is we_dial
 
-    async def _make_room_for_stranger(self) -> None:
-        strangers = [entry for peer, entry in self._admitted.items() if not self._is_linked(peer)]
-        if len(strangers) >= MAX_STRANGERS:
-            idlest = min(strangers, key=lambda entry: (len(entry.connection.streams), entry.since))
-            await idlest.connection.abort()
+    async def _make_room_for_stranger(self, host: str) -> None:
+        """Cut the least busy, then oldest, of the strangers that called when there are too many; linked peers stay."""
+        strangers = [
+            entry for peer, entry in self._admitted.items() if not entry.outbound and not self._is_linked(peer)
+        ]
+        neighbours = [entry for entry in strangers if entry.host == host]
+        crowd = neighbours if len(neighbours) >= MAX_STRANGERS_PER_HOST else strangers
+        if crowd is neighbours or len(strangers) >= MAX_STRANGERS:
+            least = min(crowd, key=lambda entry: (len(entry.connection.streams), entry.since))
+            await least.connection.abort()
 
     def _forget_closed(self) -> None:
         for peer in [peer for peer, entry in self._admitted.items() if entry.connection.has_ended]:
@@ -188,6 +197,8 @@ class NodeSwarm(Swarm):
                 high_watermark=_NO_LIMIT,
                 max_connections=_NO_LIMIT,
                 max_connections_per_peer=_NO_LIMIT,
+                inbound_upgrade_timeout=liveness.handshake_s,
+                outbound_upgrade_timeout=liveness.handshake_s,
             ),
             transport_manager=TransportManager(),
         )

@@ -38,6 +38,7 @@ NEGOTIATION_BYTES: Final = 4_096
 NEGOTIATION_S: Final = 10
 DIAL_S: Final = 10.0
 DIAL_STAGGER_S: Final = 0.25
+CROSSING_WAIT_S: Final = 1.0
 STRANGER_IDLE_S: Final = 30.0
 SHUTDOWN_S: Final = 2.0
 MAX_EVENTS: Final = 1_024
@@ -75,6 +76,7 @@ class Transport:
         self._protocols: dict[str, _Protocol] = {}
         self._scopes: dict[DeviceId, set[trio.CancelScope]] = {}
         self._subscribers: set[trio.MemorySendChannel[ConnectionEvent]] = set()
+        self._arrival = trio.Event()
         self._numbers: dict[DeviceId, int] = {}
         self._dialling: dict[DeviceId, trio.Lock] = {}
         self._swarm = NodeSwarm(key, self._is_linked, liveness or Liveness(), self._connection_changed)
@@ -153,7 +155,7 @@ class Transport:
                     await self._swarm.connect(stream, _peer_id(peer))
                 except ConnectionClosedError as error:
                     await stream.aclose()
-                    if self._is_connected(peer):
+                    if await self._crossed(peer):
                         return None  # the peer dialled us at the same moment, and that connection stays
                     _log.debug("dial_failed", extra={"peer": peer, "address": str(address), "error": str(error)})
                     continue
@@ -270,6 +272,13 @@ class Transport:
     async def _unreachable_handler(self, stream: Any) -> NoReturn:
         raise AssertionError("own protocols are served by their registration")
 
+    async def _crossed(self, peer: DeviceId) -> bool:
+        """Return whether the peer's own connection is there, or comes within moments, after ours was turned down."""
+        with trio.move_on_after(CROSSING_WAIT_S):
+            while not self._is_connected(peer):
+                await self._arrival.wait()
+        return self._is_connected(peer)
+
     def _access(self, protocol: str) -> Access:
         if protocol in ANYONES_PROTOCOLS:
             return Access.ANYONE
@@ -293,6 +302,9 @@ class Transport:
             self._scopes.pop(peer, None)
 
     def _connection_changed(self, peer: DeviceId, up: bool) -> None:
+        if up:
+            self._arrival.set()
+            self._arrival = trio.Event()
         if self._is_linked(peer):
             _log.info("connection_up" if up else "connection_down", extra={"peer": peer})
             self._publish(ConnectionEvent(peer, up))

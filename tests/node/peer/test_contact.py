@@ -1,9 +1,17 @@
-"""Contact with linked peers over real connections: at once, again after every interruption, quietly when refused."""
+"""Contact with linked peers over real connections: at once, again after every interruption, quietly when refused.
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+Run as a program it is the peer in another process: `test_contact.py NUMBER HOME PORT PEER_NUMBER`.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
+import pytest
 import trio
 
 from identity.did import DeviceId
@@ -11,6 +19,7 @@ from identity.testing import key_from_number
 from node.errors import StreamClosed
 from node.net.access import Access, LinkedPeers
 from node.net.streams import PeerStream
+from node.net.swarm import Liveness
 from node.net.transport import Transport
 from node.peer.contact import Contacts, Pace
 from node.ports import SystemClock, SystemEntropy
@@ -26,11 +35,15 @@ QUICK = Pace(interval_s=30.0, first_retry_s=0.05, longest_retry_s=0.4, refused_r
 class Node:
     """A transport with contacts over a real database, and what its contacts did."""
 
-    def __init__(self, number: int, home: Path, port: int = 0, pace: Pace = QUICK) -> None:
+    def __init__(
+        self, number: int, home: Path, port: int = 0, pace: Pace = QUICK, liveness: Liveness | None = None
+    ) -> None:
         self.database = Database.open(home / f"{number}.db", bytes(32), create=not (home / f"{number}.db").exists())
         self.peers = Peers(self.database)
         self.links = LinkedPeers((peer.did, peer.scope) for peer in self.peers.list())
-        self.transport = Transport(key_from_number(number), [f"/ip4/127.0.0.1/tcp/{port}"], self.links)
+        self.transport = Transport(
+            key_from_number(number), [f"/ip4/127.0.0.1/tcp/{port}"], self.links, liveness=liveness
+        )
         self.transport.handle(GREET, self.serve, access=Access.LINKED)
         self.contacts = Contacts(self.transport, self.peers, Threads(), SystemClock(), SystemEntropy(), pace=pace)
         self.contacts.on_contact(self.greet)
@@ -207,3 +220,73 @@ async def test_a_forgotten_peer_is_not_contacted(tmp_path: Path) -> None:
                 await one.contacted.receive()
             if scope.cancelled_caught:
                 break
+
+
+@contextmanager
+def peer_process(home: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run node 2, which links node 1, in a process of its own; give it and its address."""
+    command = [sys.executable, __file__, "2", str(home), str(port), "1"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+@pytest.mark.processes
+async def test_a_killed_peer_is_contacted_again_after_each_restart(tmp_path: Path) -> None:
+    one = Node(1, tmp_path)
+    async with running(one) as start:
+        port = 0
+        for kill in range(3):
+            with peer_process(tmp_path / "peer", port) as (process, address):
+                if not kill:
+                    port = int(address.split("/")[4])
+                    one.peers.add(LinkedPeer(key_from_number(2).did, "peer", Scope.OWN, (address,), 1))
+                    one.links.set(key_from_number(2).did, Scope.OWN)
+                    await start(one.contacts.run)
+                assert await one.contacted.receive() == key_from_number(2).did
+                process.send_signal(signal.SIGKILL)
+                killed_at = trio.current_time()
+                await until(lambda: not one.transport.connected())
+                assert trio.current_time() - killed_at < 2
+            while True:
+                with suppress(trio.WouldBlock):
+                    one.contacted.receive_nowait()
+                    continue
+                break
+
+
+@pytest.mark.processes
+async def test_a_frozen_peer_is_noticed_and_contacted_again_when_it_thaws(tmp_path: Path) -> None:
+    one = Node(1, tmp_path, liveness=Liveness(interval_s=0.3, deadline_s=0.5))
+    with peer_process(tmp_path / "peer", 0) as (process, address):
+        async with running(one) as start:
+            one.peers.add(LinkedPeer(key_from_number(2).did, "peer", Scope.OWN, (address,), 1))
+            one.links.set(key_from_number(2).did, Scope.OWN)
+            await start(one.contacts.run)
+            await one.contacted.receive()
+            await trio.sleep(1.5)
+            assert one.transport.connected(), "a live peer answers the pings"
+            process.send_signal(signal.SIGSTOP)
+            frozen_at = trio.current_time()
+            await until(lambda: not one.transport.connected())
+            assert trio.current_time() - frozen_at < 3
+            process.send_signal(signal.SIGCONT)
+            await one.contacted.receive()
+
+
+async def be_a_peer(number: int, home: Path, port: int, other: int) -> None:
+    home.mkdir(exist_ok=True)
+    node = Node(number, home, port)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.transport.run)
+        node.links.set(key_from_number(other).did, Scope.OWN)
+        await nursery.start(node.contacts.run)
+        print(node.transport.addresses[0], flush=True)
+
+
+if __name__ == "__main__":
+    trio.run(be_a_peer, int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
