@@ -2,15 +2,17 @@
 
 import json
 import sys
+from typing import Any
 
 from mlx_lm import load, stream_generate
 
 
 def main(directory: str) -> None:
-    model, tokenizer = load(directory)
+    model, tokenizer, *_ = load(directory)
+    render: Any = tokenizer.apply_chat_template
     answers = []
     for messages in json.load(sys.stdin):
-        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, enable_thinking=False)
+        prompt = render(messages, add_generation_prompt=True, enable_thinking=False)
         pieces = stream_generate(model, tokenizer, prompt, max_tokens=200)
         answers.append("".join(piece.text for piece in pieces))
     print(json.dumps(answers))

@@ -146,7 +146,7 @@ def test_the_narrowest_choice_is_the_greedy_one(engine: "Engine", narrow: dict[s
 
 
 @pytest.mark.parametrize("penalty", [{"repeat_penalty": 50.0}, {"presence_penalty": 90.0}, {"frequency_penalty": 90.0}])
-def test_penalties_keep_tokens_from_coming_again(engine: "Engine", penalty: dict[str, float]) -> None:
+def test_penalties_keep_tokens_from_coming_again(engine: "Engine", penalty: dict[str, Any]) -> None:
     def again(tokens: list[int]) -> int:
         return len(tokens) - len(set(tokens))
 
@@ -156,7 +156,7 @@ def test_penalties_keep_tokens_from_coming_again(engine: "Engine", penalty: dict
 
 
 def test_top_k_beyond_the_vocabulary_is_every_token(engine: "Engine") -> None:
-    sampling = {"temperature": 5.0, "top_p": 1.0, "seed": 4}
+    sampling: dict[str, Any] = {"temperature": 5.0, "top_p": 1.0, "seed": 4}
     assert generate(engine, 5, Sampling(top_k=10**6, **sampling)) == generate(engine, 5, Sampling(top_k=0, **sampling))
 
 
