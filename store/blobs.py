@@ -193,6 +193,11 @@ class BlobWriter:
         self._hash.update(data)
         self._written += len(data)
 
+    @property
+    def digest(self) -> Digest:
+        """The digest of what was written so far."""
+        return Digest(self._hash.hexdigest())
+
     def commit(self, expected: Digest | None = None) -> Digest:
         """Publish what was written and return its digest.
 
@@ -200,7 +205,7 @@ class BlobWriter:
             LayerCorrupt: it is not `expected`; nothing was published.
             DiskFull, DiskFailed: nothing was published.
         """
-        digest = Digest(self._hash.hexdigest())
+        digest = self.digest
         if expected is not None and digest != expected:
             raise LayerCorrupt(expected, digest)
         with disk_errors(self._blobs.layout.blobs, self._written):

@@ -82,6 +82,22 @@ def build_model(
         if value is not None:
             raise InstructionUnsupported(instruction)
     lease = store.leases.take()
+    try:
+        return _build(store, modelfile, base_dir, name, created_s, find_base, lease)
+    except BaseException:
+        store.discard(lease)
+        raise
+
+
+def _build(
+    store: ModelStore,
+    modelfile: Modelfile,
+    base_dir: Path,
+    name: ModelName,
+    created_s: int,
+    find_base: Callable[[str], Path | None],
+    lease: Lease,
+) -> BuiltModel:
     base = _find_base(store, modelfile.base, base_dir, find_base)
     parts = _from_stored(base, lease) if isinstance(base, StoredModel) else _from_directory(store, base, lease)
     recipe = replace(inherit_modelfile(parts.recipe, modelfile), base=HERE)
@@ -130,8 +146,8 @@ def _directory(base: str, path: Path) -> Path:
 
 
 def _from_stored(base: StoredModel, lease: Lease) -> _Parts:
-    lease.add(*(blob.digest for blob in base.manifest.blobs()))
     layers = tuple(layer for layer in base.layers if layer.filepath != MODELFILE)
+    lease.add(*(layer.digest for layer in layers), *(pin.digest for layer in layers if (pin := layer.chunk_map)))
     source = Artifact(format_model_name(base.name), base.digest)
     return _Parts(layers, base.modelfile, base.config, (source,))
 
@@ -142,9 +158,8 @@ def _from_directory(store: ModelStore, directory: Path, lease: Lease) -> _Parts:
     layers = []
     for file in source.files:
         with file.open() as opened:
-            ingested = ingest_file(store.blobs, opened, file.size, file.filepath, file.media_type, file.header)
+            ingested = ingest_file(store.blobs, lease, opened, file.size, file.filepath, file.media_type, file.header)
         layer = Layer(ingested.blob.digest, file.size, file.media_type, file.filepath, ingested.annotations)
-        lease.add(layer.digest, *([layer.chunk_map.digest] if layer.chunk_map else []))
         if ingested.chunk_map:
             store.chunks.add(layer.digest, ingested.chunk_map)
         layers.append(layer)

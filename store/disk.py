@@ -5,6 +5,7 @@ import fcntl
 import io
 import itertools
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -162,10 +163,15 @@ def replace_file(temporary_directory: Path, target: Path, content: bytes, mode: 
 
 
 def remove_orphans(directory: Path) -> int:
-    """Remove what killed processes left in `directory`; return how many files that were."""
+    """Remove what killed processes left in `directory`, files and folders; return how many that were.
+
+    A file that somebody is writing is locked and stays; the caller knows that nobody is filling a folder.
+    """
     removed = 0
     for path in directory.iterdir():
-        if not path.is_file():
+        if path.is_dir():
+            shutil.rmtree(path)
+            removed += 1
             continue
         with open_regular(path) as file:
             try:

@@ -10,12 +10,14 @@ from typing import Final
 from blake3 import blake3
 
 from protocol.chunkmap import ChunkMap, encode_chunk_map, make_chunk_map
+from protocol.digest import digest_of
 from protocol.manifest import Descriptor, pin_chunk_map
 from store.blobs import Blobs, BlobWriter
 from store.cutter import TensorCutter
 from store.disk import disk_errors
 from store.errors import SourceInvalid
 from store.finite import FiniteCheck
+from store.leases import Lease
 from store.safetensors import SafetensorsHeader, Tensor
 
 BLOCK_BYTES: Final = 4 << 20
@@ -36,8 +38,9 @@ class Ingested:
 class Ingestion:
     """One file on its way into the store; a thread writes and hashes while this one reads, cuts and checks."""
 
-    def __init__(self, blobs: Blobs, filepath: str, size: int, header: SafetensorsHeader | None) -> None:
+    def __init__(self, blobs: Blobs, lease: Lease, filepath: str, size: int, header: SafetensorsHeader | None) -> None:
         self._blobs = blobs
+        self._lease = lease
         self._filepath = filepath
         self._size = size
         self._tensors: Sequence[Tensor] = header.tensors if header else ()
@@ -53,6 +56,7 @@ class Ingestion:
             read = self._copy(source, writer)
             if read != self._size:
                 raise SourceInvalid(self._filepath, f"changed while it was read: {read} bytes, not {self._size}")
+            self._lease.add(writer.digest)
             digest = writer.commit()
         blob = Descriptor(digest, self._size, media_type)
         if not self._mapped:
@@ -60,6 +64,7 @@ class Ingestion:
         tensors = [(tensor.name, tensor.offset, tensor.length) for tensor in self._tensors]
         chunk_map = make_chunk_map(digest, self._size, self._chunks, tensors)
         encoded = encode_chunk_map(chunk_map)
+        self._lease.add(digest_of(encoded))
         return Ingested(blob, chunk_map, pin_chunk_map(self._blobs.publish_bytes(encoded), len(encoded)))
 
     def _copy(self, source: io.FileIO, writer: BlobWriter) -> int:
@@ -84,9 +89,17 @@ class Ingestion:
 
 
 def ingest_file(
-    blobs: Blobs, source: io.FileIO, size: int, filepath: str, media_type: str, header: SafetensorsHeader | None
+    blobs: Blobs,
+    lease: Lease,
+    source: io.FileIO,
+    size: int,
+    filepath: str,
+    media_type: str,
+    header: SafetensorsHeader | None,
 ) -> Ingested:
     """Store the `size` bytes of `source` from its current position, and their chunk map; `header` is set for weights.
+
+    `lease` keeps both from before they are in the store.
 
     Raises:
         WeightsNotFinite: a weight is NaN or infinite; nothing was stored.
@@ -94,4 +107,4 @@ def ingest_file(
         DiskFull, DiskFailed: nothing was stored.
     """
     with disk_errors(blobs.layout.blobs):
-        return Ingestion(blobs, filepath, size, header).run(source, media_type)
+        return Ingestion(blobs, lease, filepath, size, header).run(source, media_type)

@@ -184,12 +184,20 @@ class ModelStore:
         """Return a lease: its blobs stay until it is released. Take it before looking whether a blob is there."""
         return self.leases.take(digests)
 
+    def discard(self, lease: Lease) -> int:
+        """Release `lease` and free what only it kept: what a build or pull that failed had stored; return the bytes."""
+        with self.layout.lock:
+            digests = lease.digests
+            lease.release()
+            return sum(self._free_blobs(digests).values())
+
     def tidy(self) -> int:
         """Put right what a kill has left: unfinished files, `index.json`, chunks not in the index.
 
         For the one process that holds the store, at its start. Returns how many leftover files were removed.
         """
-        removed = remove_orphans(self.layout.temporary)
+        with self.layout.materializing:
+            removed = remove_orphans(self.layout.temporary)
         self.refs.write_indexes()
         known = self.chunks.blobs()
         for model in self.list():
@@ -247,20 +255,24 @@ class ModelStore:
 
     def _free(self, name: ModelName, manifest: Digest) -> RemoveReport:
         """Free what only `manifest` needed: the manifest first, so that a kill leaves no manifest without its blobs."""
-        needed = blobs_needed(self.blobs, self.refs)
-        if needed is None:  # another name's manifest cannot be read, so what it needs is unknown: keep everything
-            return RemoveReport(name, manifest, 0, 0)
-        kept = needed | self.leases.held()
-        unneeded = [digest for digest in closure(self.blobs, manifest) if digest not in kept]
-        sizes = [self._free_blob(digest) for digest in unneeded]
-        if manifest in unneeded:
+        sizes = self._free_blobs(closure(self.blobs, manifest))
+        if manifest in sizes:
             remove_materialized(self.blobs, manifest)
             self.provenance.remove(manifest)
-        return RemoveReport(name, manifest, len(sizes), sum(sizes))
+        return RemoveReport(name, manifest, len(sizes), sum(sizes.values()))
 
-    def _free_blob(self, digest: Digest) -> int:
-        self.chunks.remove(digest)
-        return self.blobs.delete(digest)
+    def _free_blobs(self, digests: Iterable[Digest]) -> dict[Digest, int]:
+        """Delete those that nothing needs, in order; return the bytes of each that went."""
+        needed = blobs_needed(self.blobs, self.refs)
+        if needed is None:  # some name's manifest cannot be read, so what it needs is unknown: keep everything
+            return {}
+        kept = needed | self.leases.held()
+        sizes = {}
+        for digest in digests:
+            if digest not in kept:
+                self.chunks.remove(digest)
+                sizes[digest] = self.blobs.delete(digest)
+        return sizes
 
     def _index(self, layer: Layer) -> None:
         try:
