@@ -118,7 +118,9 @@ async def _build(config: Config, api: socket.socket, stopping: trio.Event, resou
         clock=clock,
         wake=contacts.wake,
     )
-    catalog = Catalog(kept.store, kept.log, key, threads, clock, entropy, partial(_tell_of_model, events, gossip))
+    catalog = Catalog(
+        kept.store, kept.log, key, threads, clock, entropy, partial(_tell_of_model, events, gossip, contacts, transport)
+    )
     sync = Sync(transport, chats, peers, threads, moved=lambda report: _tell_of_sync(events, report))
     contacts.on_contact(gossip.exchange)
     contacts.on_contact(sync.contact)
@@ -167,11 +169,16 @@ async def _note_link(node: Node, peer: LinkedPeer, linked: bool) -> None:
     node.sync.changed()
 
 
-async def _tell_of_model(events: Events, gossip: Gossip, bundle: bytes) -> None:
-    """Tell the linked devices, and this node's own listeners, of a model that was just signed and logged."""
+async def _tell_of_model(
+    events: Events, gossip: Gossip, contacts: Contacts, transport: Transport, bundle: bytes
+) -> None:
+    """Tell this node's listeners and the linked devices of a model that was just signed and logged."""
     provenance = decode_and_verify_provenance(bundle)
     events.publish({"event": "signed", "name": provenance.name, "manifest": provenance.manifest_digest})
     await gossip.announce(bundle)
+    # Gossip may be lost, most likely right after a link: the exchange of heads settles it at once.
+    for peer in transport.connected():
+        contacts.wake(peer)
 
 
 def _tell_of_sync(events: Events, report: SyncReport) -> None:
