@@ -3,6 +3,7 @@
 import http.client
 import json
 import statistics
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from tests.bench.random_model import write_model
 from tests.bench.run import CannotMeasure, Run, program
 from tests.bench.table import Row
 
-MOST_TOKENS = 128
 RANDOM_NAME = "random"
 STORIES = ("fox", "robot", "boat", "dragon")
 ASKING = ("Tell me a story about a {}.", "Write a story about a {}.", "Tell me a {} story.")
@@ -52,13 +52,16 @@ def measure(run: Run) -> Iterator[Row]:
 
 
 def _measure_model(run: Run, model: str, what: str, directory: Path) -> Iterator[Row]:
-    """The same questions to a node and to bare mlx-lm; the answers must be the same text."""
+    """The same questions, turn by turn, to a node and to bare mlx-lm; the answers must be the same text."""
     questions = ["Hello!", *QUESTIONS[: run.sizes.answers]]
-    node, _ = run.nodes
-    run.progress(f"asking the node's {what} {len(questions)} questions")
-    ours = [ask(node.ready["api"], model, question) for question in questions][1:]  # the first loads the model
-    run.progress("asking mlx-lm the same")
-    bare = reference(directory, questions)[1:]
+    node, most_tokens = run.nodes[0], run.sizes.most_tokens
+    run.progress(f"asking the node and mlx-lm {len(questions)} questions each: {what}")
+    with program("tests.bench.mlx_reference", str(directory), str(most_tokens)) as process:
+        pairs = [
+            (ask(node.ready["api"], model, question, most_tokens), ask_bare(process, question))
+            for question in questions
+        ]
+    ours, bare = zip(*pairs[1:], strict=True)  # the first question loads the model
     if [timing.text for timing in ours] != [timing.text for timing in bare]:
         raise CannotMeasure(f"{what}: the node's greedy answers are not those of mlx-lm")
     remark = f"{run.sizes.answers} streamed answers of about {ours[0].tokens} tokens, median"
@@ -69,13 +72,13 @@ def _measure_model(run: Run, model: str, what: str, directory: Path) -> Iterator
     yield Row(f"generation over HTTP, {what}", rates[0], "tokens/s", "higher", beside, rates[1], remark)
 
 
-def ask(api: str, model: str, question: str) -> Timing:
+def ask(api: str, model: str, question: str, most_tokens: int) -> Timing:
     """Stream one greedy answer from `POST /api/chat`."""
     connection = http.client.HTTPConnection(str(urlsplit(api).netloc))
     body = {
         "model": model,
         "messages": [{"role": "user", "content": question}],
-        "options": {"temperature": 0, "num_predict": MOST_TOKENS},
+        "options": {"temperature": 0, "num_predict": most_tokens},
     }
     started_s = time.perf_counter()
     connection.request("POST", "/api/chat", json.dumps(body), {"Content-Type": "application/json"})
@@ -95,12 +98,13 @@ def _timing(pieces: list[tuple[float, dict[str, Any]]]) -> Timing:
     return Timing(spoken[0][0], spoken[-1][0], int(pieces[-1][1]["eval_count"]), text)
 
 
-def reference(directory: Path, questions: list[str]) -> list[Timing]:
-    """The same questions to mlx-lm without a node."""
-    with program("tests.bench.mlx_reference", str(directory)) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        json.dump({"questions": questions, "most_tokens": MOST_TOKENS}, process.stdin)
-        process.stdin.close()
-        answers = json.loads(process.stdout.readline() or "[]")
-    return [Timing(**answer) for answer in answers]
+def ask_bare(process: "subprocess.Popen[str]", question: str) -> Timing:
+    """The same question to mlx-lm without a node."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(question) + "\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line:
+        raise CannotMeasure("mlx-lm ended without an answer")
+    return Timing(**json.loads(line))

@@ -1,21 +1,23 @@
 """A reference: mlx-lm in a process of its own, without a node, on the same files in the same precision.
 
-    python -m tests.bench.mlx_reference MODEL_DIRECTORY < questions.json      one JSON list of timings
+    python -m tests.bench.mlx_reference MODEL_DIRECTORY MOST_TOKENS
 
-Each question is one user message; the answer is greedy, in float32, with the fast BLAS where there is one.
+Each line of input is one user message as a JSON string; each is answered with one line of timings. The answer is
+greedy, in float32 on Linux as the node does it, with the fast BLAS where there is one.
 """
 
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from node.models.blas import preload_blas
 
 
-def time_answers(directory: Path, questions: list[str], most_tokens: int) -> list[dict[str, Any]]:
-    """For each question `{"first_s", "last_s", "tokens", "text"}`: seconds since it was asked."""
+def load_timer(directory: Path, most_tokens: int) -> Callable[[str], dict[str, Any]]:
+    """Load the model and give what answers: `{"first_s", "last_s", "tokens", "text"}`, seconds since it was asked."""
     preload_blas()
     import mlx.core as mx
     from mlx_lm import load, stream_generate
@@ -24,22 +26,23 @@ def time_answers(directory: Path, questions: list[str], most_tokens: int) -> lis
     model, tokenizer = loaded[0], loaded[1]
     if sys.platform == "linux":
         model.set_dtype(mx.float32)
-    timings = []
-    for question in questions:
+
+    def time_answer(question: str) -> dict[str, Any]:
         started_s = time.perf_counter()
-        prompt = tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], add_generation_prompt=True, enable_thinking=False
-        )
+        messages = [{"role": "user", "content": question}]
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, enable_thinking=False)
         pieces = [
             (time.perf_counter() - started_s, piece.text)
             for piece in stream_generate(model, tokenizer, prompt, max_tokens=most_tokens)
         ]
         text = "".join(text for _, text in pieces)
-        timings.append({"first_s": pieces[0][0], "last_s": pieces[-1][0], "tokens": len(pieces), "text": text})
-    return timings
+        return {"first_s": pieces[0][0], "last_s": pieces[-1][0], "tokens": len(pieces), "text": text}
+
+    return time_answer
 
 
 if __name__ == "__main__":
-    request = json.load(sys.stdin)
-    answers = time_answers(Path(sys.argv[1]), request["questions"], request["most_tokens"])
-    sys.stdout.write(json.dumps(answers) + "\n")
+    answer = load_timer(Path(sys.argv[1]), int(sys.argv[2]))
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(answer(json.loads(line))) + "\n")
+        sys.stdout.flush()

@@ -23,7 +23,9 @@ class Sizes:
     """How much each figure does."""
 
     fetch_bytes: int = 256_000_000
+    fetches: int = 3
     answers: int = 5
+    most_tokens: int = 128
     log_entries: int = 1_000
     proofs: int = 300
     idle_s: float = 20.0
@@ -32,7 +34,16 @@ class Sizes:
     @classmethod
     def small(cls) -> "Sizes":
         """Sizes at which everything runs and nothing is worth reading."""
-        return cls(fetch_bytes=2_000_000, answers=1, log_entries=20, proofs=10, idle_s=0.5, settle_s=0.0)
+        return cls(
+            fetch_bytes=2_000_000,
+            fetches=1,
+            answers=1,
+            most_tokens=16,
+            log_entries=20,
+            proofs=10,
+            idle_s=0.5,
+            settle_s=0.0,
+        )
 
 
 class Run:

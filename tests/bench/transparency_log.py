@@ -3,8 +3,7 @@
 import hashlib
 import os
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from identity.testing import key_from_number
 from protocol.tlog import EMPTY_ROOT, check_consistency, check_inclusion, leaf_hash
 from store.log import Log
 from tests.bench.run import Run
+from tests.bench.sampling import medians_ms
 from tests.bench.table import Row
 
 ENTRY_BYTES = 128
@@ -42,8 +42,11 @@ def measure(run: Run) -> Iterator[Row]:
     entries = [place.to_bytes(8, "big") * (ENTRY_BYTES // 8) for place in range(count)]
     samples = min(count, 50)
     log.append(entries[: count - samples])
-    appended = _median_ms(lambda place: log.append([entries[count - samples + place]]), samples)
-    flushed = _median_ms(lambda place: _write_flushed(run.scratch / "flushed", entries[place]), samples)
+    appended, flushed = medians_ms(
+        samples,
+        lambda place: log.append([entries[count - samples + place]]),
+        lambda place: _write_flushed(run.scratch / "flushed", entries[place]),
+    )
     figure = f"log append, 1 entry at {count:,}"
     yield Row(figure, appended, "ms", "lower", "one file written and flushed (fsync)", flushed, "tiles, entries, note")
     run.progress("proving")
@@ -73,8 +76,7 @@ def _proofs(run: Run, log: Log, entries: list[bytes]) -> Iterator[Row]:
         ("consistency proof, made and checked", grow),
     ):
         hashes = max(1, round(statistics.fmean(prove(sample) for sample in range(samples))))
-        spent = _median_ms(prove, samples)
-        bare = _median_ms(partial(_bare_hashes, hashes), samples)
+        spent, bare = medians_ms(samples, prove, partial(_bare_hashes, hashes))
         yield Row(f"{figure} at {size:,}", spent, "ms", "lower", f"{hashes} sha256 of {NODE_HASH_BYTES} bytes", bare)
 
 
@@ -89,12 +91,3 @@ def _write_flushed(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _median_ms(act: Callable[[int], object], samples: int) -> float:
-    spent = []
-    for sample in range(samples):
-        started_s = time.perf_counter()
-        act(sample)
-        spent.append(time.perf_counter() - started_s)
-    return statistics.median(spent) * 1000
