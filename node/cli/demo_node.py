@@ -35,6 +35,7 @@ class DemoNode:
         self.home: Final = self.directory / "home"
         self._environment = child_environment(self.home, passphrase)
         self._processes: list[subprocess.Popen[str]] = []
+        self._collectors: list[threading.Thread] = []
         self._events: queue.Queue[Facts] = queue.Queue()
         self.ready: Facts = {}
 
@@ -67,7 +68,9 @@ class DemoNode:
         self.ready = self.follow(*words).next_event("ready")
         events = self.follow("events")
         events.next_event("listening")
-        threading.Thread(target=self._collect, args=(events,), daemon=True).start()
+        collector = threading.Thread(target=self._collect, args=(events,), daemon=True)
+        collector.start()
+        self._collectors.append(collector)
         return self.ready
 
     def _collect(self, events: "Lines") -> None:
@@ -100,6 +103,11 @@ class DemoNode:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for collector in self._collectors:
+            collector.join()  # at the end of the stream that it reads
+        for process in self._processes:
+            if process.stdout is not None:
+                process.stdout.close()
 
     def _start(self, words: tuple[str, ...]) -> "subprocess.Popen[str]":
         with (self.directory / f"{words[0]}.stderr").open("ab") as errors:
