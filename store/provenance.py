@@ -137,7 +137,7 @@ def publish_model(
 
     Raises:
         LogRolledBack: this device's log was set back; nothing is published.
-        BlobMissing, ManifestInvalid: the manifest or a layer is not there, or it is none.
+        BlobMissing, BlobTooLarge, ManifestInvalid: the manifest or a layer is not there, or is none that can be signed.
         ProvenanceInvalid: the manifest is too large for a bundle of 1 MiB; nothing is logged.
         SecretsError, DiskFull, DiskFailed: the name was not moved.
     """
