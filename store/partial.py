@@ -4,6 +4,7 @@ import fcntl
 import io
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol
@@ -48,6 +49,9 @@ class PartialStore(Protocol):
 
 class PartialLayer:
     """A sparse file and one bit a chunk; every method may be called from any thread.
+
+    After `close`, `finish` and `discard` a further use of the file is a ValueError. The lock is held while bytes move,
+    so that none of them can reach a descriptor that was closed and given to another file.
 
     A bit is written down only after the chunk's bytes are on the disk, and after a restart every chunk whose bit is
     set is hashed again, so `missing`, `have_bitmap` and `read_chunk` only ever count verified bytes.
@@ -109,9 +113,8 @@ class PartialLayer:
         chunk = self.chunk_map.chunk(index)
         if len(data) != chunk.length or blake3(data).digest() != chunk.blake3:
             raise ChunkCorrupt(self.digest, index, chunk.offset)
-        with disk_errors(self._path, chunk.length):
+        with self._lock, disk_errors(self._path, chunk.length):
             _write_at(self._file.fileno(), data, chunk.offset)
-        with self._lock:
             self._mark(index)
 
     def read_chunk(self, index: int) -> bytes:
@@ -121,10 +124,8 @@ class PartialLayer:
             ChunkCorrupt: it is not there, or its bytes changed on the disk; then it counts as missing from now on.
         """
         chunk = self.chunk_map.chunk(index)
-        with self._lock:
-            present = self._has(index)
-        with disk_errors(self._path):
-            data = os.pread(self._file.fileno(), chunk.length, chunk.offset) if present else b""
+        with self._lock, disk_errors(self._path):
+            data = os.pread(self._file.fileno(), chunk.length, chunk.offset) if self._has(index) else b""
         if blake3(data).digest() != chunk.blake3:
             self._forget(index)
             raise ChunkCorrupt(self.digest, index, chunk.offset)
@@ -144,9 +145,13 @@ class PartialLayer:
         Raises:
             DiskFull, DiskFailed: what the last `sync` made durable still is.
         """
-        bitmap = self.have_bitmap()
-        with disk_errors(self._path):
-            flush_data(self._file.fileno())
+        with self._lock:
+            bitmap, descriptor = bytes(self._verified), os.dup(self._file.fileno())
+        try:
+            with disk_errors(self._path):
+                flush_data(descriptor)  # not under the lock: chunks go on arriving meanwhile
+        finally:
+            os.close(descriptor)
         content = BITMAP_MAGIC + len(self.chunk_map).to_bytes(4, "big") + bitmap
         replace_file(self._store.layout.temporary, self._store.layout.bitmap_path(self.digest), content)
 
@@ -154,7 +159,7 @@ class PartialLayer:
         """Hash the whole layer, publish it as a blob and remember its chunks; the partial layer is closed then.
 
         Raises:
-            PartialIncomplete: chunks are missing; nothing happened.
+            PartialIncomplete: chunks are missing, or changed on the disk and count as missing now.
             LayerCorrupt: every chunk is right and the whole is not, so the chunk map lies; everything is discarded.
             DiskFull, DiskFailed: it can be tried again.
         """
@@ -164,6 +169,7 @@ class PartialLayer:
             os.lseek(self._file.fileno(), 0, os.SEEK_SET)
             found, size = hash_file(self._file)
         if (found, size) != (self.digest, self.size):
+            self._require_chunks()
             self.discard()
             raise LayerCorrupt(self.digest, found)
         self._publish()
@@ -171,19 +177,29 @@ class PartialLayer:
 
     def discard(self) -> None:
         """Throw away what has arrived."""
-        self._path.unlink(missing_ok=True)
-        self._store.layout.bitmap_path(self.digest).unlink(missing_ok=True)
+        with disk_errors(self._path):
+            self._path.unlink(missing_ok=True)
+            self._store.layout.bitmap_path(self.digest).unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:
         """Let go of the file; what was synced is taken up again by the next `open`."""
-        self._file.close()
+        with self._lock:
+            self._file.close()
 
     def __enter__(self) -> "PartialLayer":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    def _require_chunks(self) -> None:
+        """Hash every chunk once more, so that one that changed on the disk costs itself and not the whole layer."""
+        for index in range(len(self.chunk_map)):
+            with suppress(ChunkCorrupt):
+                self.read_chunk(index)
+        if self._left:
+            raise PartialIncomplete(self.digest, self._left)
 
     def _publish(self) -> None:
         layout = self._store.layout

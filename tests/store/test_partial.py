@@ -118,6 +118,29 @@ def test_a_chunk_that_changes_while_it_is_open_counts_as_missing(store: ModelSto
         assert layer.have_bitmap() == bytes(2)
 
 
+def test_a_chunk_that_changed_before_the_end_costs_only_itself(store: ModelStore) -> None:
+    with open_layer(store) as layer:
+        for index in range(10):
+            layer.write_chunk(index, PIECES[index])
+        with store.layout.partial_path(MAP.blob).open("r+b") as file:
+            file.seek(555)
+            file.write(b"\xff\xff")
+        with pytest.raises(PartialIncomplete):
+            layer.finish()
+        assert layer.missing() == [5]
+        layer.write_chunk(5, PIECES[5])
+        layer.finish()
+    assert store.blobs.read(MAP.blob, 1000) == CONTENT
+
+
+def test_a_closed_layer_writes_nowhere(store: ModelStore) -> None:
+    layer = open_layer(store)
+    layer.close()
+    for use in (lambda: layer.write_chunk(0, PIECES[0]), lambda: layer.read_chunk(0), layer.sync):
+        with pytest.raises((ValueError, ChunkCorrupt)):
+            use()
+
+
 @pytest.mark.parametrize("case", BITMAP_CASES, ids=lambda case: case["comment"])
 def test_bitmap_vectors(store: ModelStore, case: dict[str, Any]) -> None:
     assert case["input"]["chunks"] == len(MAP)
