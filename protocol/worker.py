@@ -21,6 +21,7 @@ MAX_STOP_BYTES: Final = 1024
 MAX_TOKENS: Final = 4 * 1024 * 1024
 MAX_PATH_BYTES: Final = 4096
 MAX_WHY_BYTES: Final = 2000
+MAX_NAME_BYTES: Final = 1024
 MAX_NOTES: Final = 16
 MAX_SEED: Final = 2**64 - 1
 _MAX_COUNT: Final = 2**63 - 1
@@ -163,7 +164,7 @@ class Failed:
 
 
 REASONS: Final = frozenset({"stop", "length", "cancelled"})
-FAILURE_KINDS: Final = frozenset({"prompt-too-long", "option", "template", "capability", "internal"})
+FAILURE_KINDS: Final = frozenset({"prompt-too-long", "option", "template", "capability", "model", "internal"})
 
 ToWorker = Load | Generate | Cancel
 FromWorker = Ready | LoadFailed | Progress | Text | ToolCall | Done | Failed
@@ -345,7 +346,9 @@ def _read_text(fields: Fields) -> Text:
 
 
 def _read_tool_call(fields: Fields) -> ToolCall:
-    return ToolCall(_request(fields), fields.text("name", max=1024), fields.text("arguments_json", max=MAX_TEXT_BYTES))
+    return ToolCall(
+        _request(fields), fields.text("name", max=MAX_NAME_BYTES), fields.text("arguments_json", max=MAX_TEXT_BYTES)
+    )
 
 
 def _read_done(fields: Fields) -> Done:

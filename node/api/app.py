@@ -1,5 +1,6 @@
 """The HTTP API as one ASGI application: both APIs, one guard, errors in each API's own words."""
 
+import logging
 from collections.abc import Callable, Collection
 
 from fastapi import FastAPI, Request
@@ -7,13 +8,15 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Scope
 
-from node.api.errors import ApiRefused
+from node.api.errors import ApiDefect, ApiRefused
 from node.api.guard import Guard
 from node.api.native import NativeRoutes, native_error
 from node.api.openai import OpenAIRoutes, openai_error
 from node.api.streams import NAMED_ERRORS, WordError
 from node.models.service import Models
 from node.ports import Clock, Entropy
+
+_log = logging.getLogger("tilenode.api")
 
 
 def build_api(
@@ -36,6 +39,7 @@ def build_api(
     for kind in NAMED_ERRORS:
         app.add_exception_handler(kind, _named)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _defect)
     return app
 
 
@@ -54,6 +58,18 @@ async def _http(request: Request, error: Exception) -> Response:
     if _is_openai(request.scope):
         told = {"error": {"message": text, "type": "invalid_request_error", "param": None, "code": None}}
     return JSONResponse(told, status_code=error.status_code, headers=error.headers)
+
+
+async def _defect(request: Request, error: Exception) -> Response:
+    # Only the types: a message may quote what was asked.
+    _log.error("request_crashed", extra={"path": request.url.path, "error": _types(error)})
+    return _words(request.scope)(ApiDefect())
+
+
+def _types(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "+".join(_types(inner) for inner in error.exceptions)
+    return type(error).__name__
 
 
 def _words(scope: Scope) -> WordError:

@@ -6,7 +6,8 @@ node.errors.NodeError
     ├── OriginNotAllowed    403
     ├── ContentTypeRefused  415
     ├── BodyTooLarge        413
-    └── BodyInvalid         400
+    ├── BodyInvalid         400
+    └── ApiDefect           500, our own bug
 """
 
 from node.errors import NodeError
@@ -67,3 +68,12 @@ class BodyInvalid(ApiRefused):
     def __init__(self, reason: str, param: str | None = None) -> None:
         super().__init__(reason)
         self.param = param
+
+
+class ApiDefect(ApiRefused):
+    """Our own bug: the log has its type and place, the client learns nothing of it."""
+
+    status = 500
+
+    def __init__(self) -> None:
+        super().__init__("internal error")

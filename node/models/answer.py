@@ -4,25 +4,19 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from node.models.engine import Engine, Prefilled
 from node.models.errors import (
     CapabilityMissing,
     ModelError,
+    ModelRefused,
     OptionInvalid,
     PromptTooLong,
     TemplateInvalid,
 )
-from node.models.text_stream import Kind, Piece, StopStrings, TagSplitter
+from node.models.text_stream import Kind, Segment, StopStrings, TagSplitter
 from protocol.worker import MAX_WHY_BYTES, Done, Failed, FromWorker, Generate, Progress, Text, ToolCall
-
-_FAILURES: Final[dict[type[ModelError], str]] = {
-    PromptTooLong: "prompt-too-long",
-    OptionInvalid: "option",
-    TemplateInvalid: "template",
-    CapabilityMissing: "capability",
-}
 
 
 @dataclass
@@ -57,7 +51,7 @@ class Answerer:
         except ModelError as error:
             self._send(_failed(request.request, error))
         except Exception as error:  # noqa: BLE001 - MLX and tokenizers raise anything; one request fails, the worker lives
-            self._send(Failed(request.request, "internal", f"{type(error).__name__} in the model worker"))
+            self._send(Failed(request.request, "internal", type(error).__name__))
 
     def _answer(self, request: Generate) -> None:
         started_ns = self._now_ns()
@@ -110,13 +104,13 @@ class Answerer:
         tool_tags = self.engine.tool_tags if with_tools else None
         return TagSplitter(think_tags, tool_tags, inside_thinking=opened_thinking)
 
-    def _show(self, request: Generate, tools: list[dict[str, Any]], pieces: list[Piece], account: _Account) -> None:
+    def _show(self, request: Generate, tools: list[dict[str, Any]], segments: list[Segment], account: _Account) -> None:
         count = len(account.generated)
-        for piece in pieces:
-            if piece.kind is Kind.TOOL_CALL:
-                self._call_tools(request, tools, piece.text, count)
+        for segment in segments:
+            if segment.kind is Kind.TOOL_CALL:
+                self._call_tools(request, tools, segment.text, count)
             else:
-                self._send(Text(request.request, piece.text, piece.kind is Kind.THINKING, count))
+                self._send(Text(request.request, segment.text, segment.kind is Kind.THINKING, count))
 
     def _call_tools(self, request: Generate, tools: list[dict[str, Any]], text: str, count: int) -> None:
         calls = self.engine.parse_tool_call(text, tools)
@@ -155,8 +149,20 @@ def open_answerer(
 
 
 def _failed(request: int, error: ModelError) -> Failed:
-    kind = _FAILURES.get(type(error), "internal")
-    why = getattr(error, "reason", None) or str(error)
-    if isinstance(error, PromptTooLong):
-        return Failed(request, kind, why, error.prompt_tokens, error.context_tokens)
-    return Failed(request, kind, why[: MAX_WHY_BYTES // 4])
+    match error:
+        case PromptTooLong():
+            return Failed(request, "prompt-too-long", str(error), error.prompt_tokens, error.context_tokens)
+        case OptionInvalid():
+            return Failed(request, "option", _short(error.expected))
+        case TemplateInvalid():
+            return Failed(request, "template", _short(error.reason))
+        case CapabilityMissing():
+            return Failed(request, "capability", _short(error.capability))
+        case ModelRefused():
+            return Failed(request, "model", _short(error.reason))
+    return Failed(request, "internal", _short(str(error)))
+
+
+def _short(text: str) -> str:
+    # A template words its refusal itself; lone surrogates and length must not stop the message.
+    return text.encode(errors="replace").decode()[: MAX_WHY_BYTES // 4]

@@ -41,15 +41,32 @@ def confine() -> tuple[str, ...]:
 
 
 def _leave_network(libc: ctypes.CDLL) -> bool:
+    # Tried in a child first: some systems let a process into a user namespace and then deny it the maps, and whoever
+    # is in there cannot come back out.
+    child = os.fork()
+    if child == 0:
+        left = False
+        try:
+            left = _enter_empty_network(libc)
+        finally:
+            os._exit(0 if left else 1)
+    _, status = os.waitpid(child, 0)
+    return status == 0 and _enter_empty_network(libc)
+
+
+def _enter_empty_network(libc: ctypes.CDLL) -> bool:
     if libc.unshare(_CLONE_NEWNET) == 0:
         return True
     user, group = os.getuid(), os.getgid()
     if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
         return False
-    # Without these maps files could not be created: the process would own nothing that has a name outside.
-    Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
-    Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="ascii")
-    Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="ascii")
+    try:
+        # Without these maps files could not be created: the process would own nothing that has a name outside.
+        Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="ascii")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="ascii")
+    except OSError:
+        return False
     return True
 
 

@@ -23,7 +23,7 @@ from node.models.errors import CapabilityMissing, ModelRefused, OptionInvalid, P
 from node.models.limits import TimeUsedUp, bounded
 from node.models.sampler import Sampler
 from node.models.templates import render_chat
-from protocol.worker import Sampling
+from protocol.worker import MAX_NAME_BYTES, MAX_TOKENS, Sampling
 
 # mlx-lm publishes no types for most of what is used here.
 _mlx_lm: Final[Any] = utils
@@ -153,8 +153,8 @@ class Engine:
         try:
             parsed = self._tokenizer.tool_parser(text, list(tools))
             calls = parsed if isinstance(parsed, list) else [parsed]
-            return [(_call_name(call), json.dumps(call.get("arguments") or {})) for call in calls]
-        except (ValueError, KeyError, TypeError, AttributeError, SyntaxError, IndexError):
+            return [(_call_name(call), _call_arguments(call)) for call in calls]
+        except (ValueError, LookupError, TypeError, AttributeError, SyntaxError, RecursionError):
             return []
 
     def tokens(
@@ -299,15 +299,26 @@ def _context_tokens(config: Mapping[str, Any]) -> int:
     for source in (config, nested if isinstance(nested, dict) else {}):
         for key in _CONTEXT_KEYS:
             if isinstance(size := source.get(key), int) and size > 0:
-                return size
+                return min(size, MAX_TOKENS)
     return FALLBACK_CONTEXT_TOKENS
 
 
 def _call_name(call: Mapping[str, Any]) -> str:
     name = call["name"]
-    if not isinstance(name, str) or not name:
-        raise ValueError("a tool call without a name")
+    if not isinstance(name, str) or not 0 < len(name.encode()) <= MAX_NAME_BYTES:
+        raise ValueError("a tool call without a name that can be told")
     return name
+
+
+def _call_arguments(call: Mapping[str, Any]) -> str:
+    arguments = call.get("arguments") or {}
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments)
+    if not isinstance(arguments, dict):
+        raise ValueError("tool arguments that are no object")
+    text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    text.encode()  # half a character is a ValueError here, and would be a broken stream later
+    return text
 
 
 def _one_line(error: BaseException) -> str:

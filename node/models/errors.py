@@ -11,11 +11,15 @@ node.errors.NodeError
     ├── ServerBusy           the queue of this model is full
     ├── ModelRefused         the model's files cannot be served
     └── WorkerFailed         the model worker process let this request down
+        ├── WorkerNotStarted
         ├── WorkerCrashed
-        └── WorkerStalled
+        ├── WorkerStalled
+        ├── WorkerStopped
+        └── AnswerFailed
 """
 
 import signal
+import sys
 
 from node.errors import NodeError
 
@@ -101,6 +105,14 @@ class WorkerFailed(ModelError):
     """The model worker process let this request down; the next request starts a fresh one."""
 
 
+class WorkerNotStarted(WorkerFailed):
+    """The system did not let the model worker process start."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the model worker cannot be started: {reason}")
+        self.reason = reason
+
+
 class WorkerCrashed(WorkerFailed):
     """The model worker process ended while it was needed."""
 
@@ -110,6 +122,8 @@ class WorkerCrashed(WorkerFailed):
         super().__init__(f"the model worker {_ending(returncode)} while {during}")
         self.returncode = returncode
         self.during = during
+        if returncode > 0:
+            self.hint = f"to see what stops it, run: {sys.executable} -I -m node.models.worker --check"
 
 
 class WorkerStalled(WorkerFailed):
@@ -121,6 +135,24 @@ class WorkerStalled(WorkerFailed):
         super().__init__(f"the model worker gave no sign of life for {silent_s:.0f} s while {during} and was stopped")
         self.silent_s = silent_s
         self.during = during
+
+
+class WorkerStopped(WorkerFailed):
+    """The model was let go on purpose while a request still needed it."""
+
+    hint = "ask again: the model is loaded anew"
+
+    def __init__(self, during: str) -> None:
+        super().__init__(f"the model was unloaded while {during}")
+        self.during = during
+
+
+class AnswerFailed(WorkerFailed):
+    """Something in the worker failed that nobody foresaw; the worker lives on."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the answer failed: {reason}")
+        self.reason = reason
 
 
 def _ending(returncode: int) -> str:

@@ -33,14 +33,15 @@ def bounded(seconds: float = TEMPLATE_TIME_S, extra_bytes: int = TEMPLATE_MEMORY
     def stop(_number: int, _frame: FrameType | None) -> NoReturn:
         raise TimeUsedUp(seconds)
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        with _memory_capped(extra_bytes):
+    # The memory cap lies outside: an alarm that comes at the last moment must not keep it from being lifted.
+    with _memory_capped(extra_bytes):
+        before = signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
             yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager

@@ -10,12 +10,13 @@ from typing import Any, Final
 import trio
 
 from node.models.errors import (
+    AnswerFailed,
     CapabilityMissing,
     ModelError,
+    ModelRefused,
     OptionInvalid,
     PromptTooLong,
     TemplateInvalid,
-    WorkerCrashed,
 )
 from node.models.library import Library, ServedModel
 from node.models.options import Wishes, resolve_options
@@ -73,7 +74,7 @@ class Models:
         model = await self.library.find(request.model)
         wishes = resolve_options(request.defaults, model.modelfile.parameters, request.options)
         if wishes.unknown:
-            _log.warning("options_unknown", extra={"options": ",".join(name[:32] for name in wishes.unknown[:8])})
+            _log.warning("options_unknown", extra={"count": len(wishes.unknown)})
         async with self._scheduler.reserve(model, request.keep_alive_s) as seat:
             await seat.turn.acquire()
             turn = _Turn(seat, model)
@@ -291,4 +292,6 @@ def _error(failed: Failed, model: ServedModel) -> ModelError:
             return CapabilityMissing(f'"{model.name}"', failed.why)
         case "option":
             return OptionInvalid("context", "a token id", failed.why)
-    return WorkerCrashed(0, f"answering: {failed.why}")
+        case "model":
+            return ModelRefused(failed.why)
+    return AnswerFailed(failed.why)

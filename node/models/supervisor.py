@@ -8,14 +8,21 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import trio
 
-from node.models.errors import ModelRefused, WorkerCrashed, WorkerFailed, WorkerStalled
+from node.models.errors import (
+    ModelRefused,
+    WorkerCrashed,
+    WorkerFailed,
+    WorkerNotStarted,
+    WorkerStalled,
+    WorkerStopped,
+)
 from protocol.errors import ProtocolError
 from protocol.text import clean_text
 from protocol.wire import FrameReader, encode_frame
@@ -91,8 +98,13 @@ class Worker:
             ModelRefused: the worker will not serve these files (before started).
             WorkerFailed: the worker ended or hung before the model was loaded (before started).
         """
-        with tempfile.TemporaryDirectory(prefix="tilenode-worker-") as scratch:
-            self._start(Path(scratch))
+        with ExitStack() as kept:
+            try:
+                scratch = tempfile.TemporaryDirectory(prefix="tilenode-worker-", ignore_cleanup_errors=True)
+                self._start(Path(kept.enter_context(scratch)))
+            except OSError as error:
+                self.ended.set()
+                raise WorkerNotStarted(error.strerror or type(error).__name__) from error
             try:
                 await self._send(Load(str(self._directory)))
                 self._expect_sign("loading", self._patience.load_s)
@@ -243,6 +255,8 @@ class Worker:
         if self._failure is None and self._watch.cancelled_caught and not self._stopping:
             silent_s = self._patience.load_s if self._ready is None else self._patience.answer_s
             self._failure = WorkerStalled(silent_s, self._during)
+        if self._failure is None and self._stopping:
+            self._failure = WorkerStopped(self._during)
         if self._failure is None:
             self._failure = WorkerCrashed(returncode, self._during)
         self.ended.set()

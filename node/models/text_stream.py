@@ -17,7 +17,7 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True)
-class Piece:
+class Segment:
     """Text of one kind; a tool call always comes whole."""
 
     kind: Kind
@@ -25,7 +25,10 @@ class Piece:
 
 
 class StopStrings:
-    """Passes text through until one of the stop strings stands in it, wherever token borders fall."""
+    """Passes text through until one of the stop strings is complete, wherever token borders fall.
+
+    Where stop strings overlap, the one that is complete first counts, and of two at once the longer one.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
         """Take the stop strings; empty ones are ignored."""
@@ -38,11 +41,11 @@ class StopStrings:
         if self.stopped:
             return ""
         text = self._held + text
-        found = [index for stop in self._stops if (index := text.find(stop)) >= 0]
+        found = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
         if found:
             self.stopped = True
             self._held = ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         keep = held_back(text, self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
@@ -66,10 +69,10 @@ class TagSplitter:
         self._held = ""
         self._trim = self._kind is Kind.THINKING
 
-    def feed(self, text: str) -> list[Piece]:
+    def feed(self, text: str) -> list[Segment]:
         """Return the pieces that are certain after `text`."""
         self._held += text
-        pieces: list[Piece] = []
+        pieces: list[Segment] = []
         while (found := self._next_tag()) is not None:
             start, tag, kind = found
             self._emit(pieces, self._held[:start])
@@ -81,9 +84,9 @@ class TagSplitter:
             self._held = self._held[len(self._held) - keep :]
         return pieces
 
-    def finish(self) -> list[Piece]:
+    def finish(self) -> list[Segment]:
         """Return what was held back; a tool call that the model left open still counts as one."""
-        pieces: list[Piece] = []
+        pieces: list[Segment] = []
         self._emit(pieces, self._held)
         self._held = ""
         return pieces
@@ -100,12 +103,12 @@ class TagSplitter:
         found = [place for place in places if place[0] >= 0]
         return min(found, key=lambda place: place[0]) if found else None
 
-    def _emit(self, pieces: list[Piece], text: str) -> None:
+    def _emit(self, pieces: list[Segment], text: str) -> None:
         if self._trim:  # the line breaks around the tags belong to the tags
             text = text.lstrip()
         if text:
             self._trim = False
-            pieces.append(Piece(self._kind, text))
+            pieces.append(Segment(self._kind, text))
 
 
 def held_back(text: str, marks: Sequence[str]) -> int:

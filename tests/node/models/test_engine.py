@@ -188,4 +188,28 @@ def test_reading_the_prompt_stops_within_one_step(engine: "Engine") -> None:
 def test_what_is_no_tool_call_is_none(engine: "Engine") -> None:
     for text in ("", "{", "[]", "5", '{"name": 5}', '{"nome": "x"}', "null"):
         assert engine.parse_tool_call(text, []) == []
-    assert engine.parse_tool_call('{"name": "f", "arguments": {"a": 1}}', []) == [("f", '{"a": 1}')]
+    told = ['{"name": "f", "arguments": {"a": 1}}', '{"name": "f", "arguments": "{\\"a\\": 1}"}']
+    assert [engine.parse_tool_call(text, []) for text in told] == [[("f", '{"a": 1}')]] * 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "f", "arguments": [1]}',
+        '{"name": "f", "arguments": "x"}',
+        '{"name": "f", "arguments": {"a": NaN}}',
+        '{"name": "f", "arguments": {"a": "\\ud800"}}',
+        '{"name": "\\ud800"}',
+        '{"name": "' + "f" * 1025 + '"}',
+        "[" * 5000,
+    ],
+)
+def test_a_tool_call_that_could_not_be_told_is_none(engine: "Engine", text: str) -> None:
+    assert engine.parse_tool_call(text, []) == []
+
+
+def test_a_quantized_model_answers(engine: "Engine", tmp_path: Path) -> None:
+    from mlx_lm import convert
+
+    convert(str(demo_directory()), str(tmp_path / "q4"), quantize=True, q_bits=4, q_group_size=64)
+    assert generate(load(tmp_path / "q4"), 10, Sampling(temperature=0)) == generate(engine, 10, Sampling(temperature=0))

@@ -27,6 +27,7 @@ from node.models.errors import (
     TemplateInvalid,
     WorkerCrashed,
     WorkerStalled,
+    WorkerStopped,
 )
 from node.models.requests import Ending, GenerateRequest, Piece
 from node.models.scheduler import Limits
@@ -206,7 +207,7 @@ async def test_what_cannot_be_answered_is_refused_by_name_and_the_worker_lives()
             await ask(service, "x", template="{% nope %}")
         with pytest.raises(OptionInvalid, match="token id"):
             await ask(service, "x", context=[5, 99999])
-        with pytest.raises(CapabilityMissing, match="empty prompt"):
+        with pytest.raises(CapabilityMissing, match=r'^"demo:latest" does not support an empty prompt$'):
             await ask(service, "x", template="{# nothing #}")
         assert await ask(service, "Hello!") == "Hello! How can I help you?"
         assert service.worker_pids() == pids
@@ -310,6 +311,43 @@ async def test_models_come_and_go() -> None:
         with trio.fail_after(5):
             while service.loaded():
                 await trio.sleep(0.01)
+
+
+async def test_a_model_that_is_let_go_while_it_answers_says_so() -> None:
+    async def let_go(service: Models) -> None:
+        async with service.generate(endless()) as pieces:
+            await anext(pieces)
+            assert await service.stop("demo")
+            async for _ in pieces:
+                pass
+
+    async with serving() as service:
+        with pytest.raises(WorkerStopped, match="unloaded while answering"):
+            await let_go(service)
+
+
+async def test_a_worker_ends_with_its_node() -> None:
+    script = Path(__file__).with_name("node_with_worker.py")
+    node = await trio.lowlevel.open_process([sys.executable, str(script)], stdout=subprocess.PIPE)
+    assert node.stdout is not None
+    async with node.stdout:
+        pid = int(await node.stdout.receive_some())
+        os.kill(pid, 0)
+        node.kill()
+        await node.wait()
+        with trio.fail_after(10):
+            while _lives(pid):
+                await trio.sleep(0.02)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # In a container nobody may be there to bury it.
+    status = Path(f"/proc/{pid}/stat")
+    return not (status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z")
 
 
 def test_the_node_process_never_imports_mlx() -> None:

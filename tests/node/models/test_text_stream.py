@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.models.text_stream import Kind, Piece, StopStrings, TagSplitter, held_back
+from node.models.text_stream import Kind, Segment, StopStrings, TagSplitter, held_back
 
 THINK = ("<think>", "</think>")
 TOOL = ("<tool_call>", "</tool_call>")
@@ -31,8 +31,8 @@ def through_tags(pieces: list[str], *, inside: bool = False) -> dict[Kind, str]:
 
 @given(st.text("abc", max_size=20), st.lists(st.text("abc", max_size=3), max_size=3), st.lists(st.integers(0, 99)))
 def test_stop_strings_do_not_care_where_pieces_are_cut(text: str, stops: list[str], places: list[int]) -> None:
-    found = [index for stop in stops if stop and (index := text.find(stop)) >= 0]
-    expected = text[: min(found)] if found else text
+    found = [(start + len(stop), start) for stop in stops if stop and (start := text.find(stop)) >= 0]
+    expected = text[: min(found)[1]] if found else text
     assert through_stops(cut(text, places), stops) == (expected, bool(found))
 
 
@@ -66,12 +66,12 @@ def test_a_tool_call_comes_whole_and_counts_even_unclosed() -> None:
     machine = TagSplitter(None, TOOL, inside_thinking=False)
     assert machine.feed('<tool_call>{"na') == []
     assert machine.feed('me": "f"}') == []
-    assert machine.finish() == [Piece(Kind.TOOL_CALL, '{"name": "f"}')]
+    assert machine.finish() == [Segment(Kind.TOOL_CALL, '{"name": "f"}')]
 
 
 def test_tags_that_were_not_asked_for_are_text() -> None:
     machine = TagSplitter(None, None, inside_thinking=False)
-    assert machine.feed("<think>x</think>") == [Piece(Kind.CONTENT, "<think>x</think>")]
+    assert machine.feed("<think>x</think>") == [Segment(Kind.CONTENT, "<think>x</think>")]
 
 
 @pytest.mark.parametrize(
