@@ -11,7 +11,6 @@ import trio
 from identity.did import DeviceId, short_did
 from identity.errors import IdentityError
 from node.errors import (
-    BlobUnavailable,
     FetchStalled,
     LayerTooLarge,
     ModelNotOffered,
@@ -21,6 +20,7 @@ from node.errors import (
     PeerNotLinked,
     PeerUnreachable,
     RemoteRefused,
+    StreamClosed,
 )
 from node.net.transport import Transport
 from node.peer.intake import Intake
@@ -35,6 +35,7 @@ from protocol.errors import ProtocolError
 from protocol.manifest import Descriptor, Layer, Manifest, parse_manifest
 from protocol.model_name import ModelName, format_model_name
 from protocol.provenance import Provenance, decode_and_verify_provenance
+from protocol.refusal import RefusalCode
 from store.leases import Lease
 from store.models import ModelStore
 from store.offers import Offer, Offers
@@ -44,6 +45,7 @@ from store.peers import LinkedPeer
 Event = dict[str, object]
 
 RETRY_S: Final = 1.0
+MAX_EXCHANGES: Final = 3
 EXCHANGE_ERRORS: Final = (NodeError, ProtocolError, IdentityError, trio.TooSlowError)
 
 _log = logging.getLogger("tilenode.pull")
@@ -72,6 +74,27 @@ class Tally:
     moved: int = 0
     reused: int = 0
     resumed: int = 0
+
+
+@dataclass
+class Patience:
+    """Who may still deliver, and until when it is waited for: a lost connection is waited for, a refusal is not."""
+
+    holders: frozenset[DeviceId]
+    until_s: float
+    out: dict[DeviceId, Exception] = field(default_factory=dict)
+
+    def note(self, peer: DeviceId, error: Exception) -> None:
+        """Note a failure; what another attempt will not change rules the peer out."""
+        _log.info("source_failed", extra={"peer": peer, "error": type(error).__name__})
+        busy = isinstance(error, RemoteRefused) and error.code == RefusalCode.BUSY
+        if not busy and not isinstance(error, PeerUnreachable | StreamClosed | trio.TooSlowError):
+            self.out.setdefault(peer, error)
+
+    def raise_if_hopeless(self) -> None:
+        """Raise what ruled the last holder out, if none is left."""
+        if self.out and not self.holders - self.out.keys():
+            raise next(error for peer, error in self.out.items() if peer in self.holders)
 
 
 @dataclass
@@ -137,19 +160,19 @@ class Pull:
 
     async def _resolve(self) -> list[Offer]:
         """Return the offers of the newest manifest under the name, those of connected peers first."""
-        if self.source is not None:
-            await self.parts.transport.dial(self.source.did, self.source.addresses)
-            asked = [self.source.did]
-        else:
-            asked = sorted(self.parts.transport.connected())
+        asked = sorted(self.parts.transport.connected()) if self.source is None else [self.source.did]
+        failures: dict[DeviceId, Exception] = {}
         async with trio.open_nursery() as nursery:
-            failures: dict[DeviceId, Exception] = {}
             for peer in asked:
                 nursery.start_soon(self._refresh, peer, failures)
+        failure = failures.get(self.source.did) if self.source is not None else None
+        if isinstance(failure, OriginStopped | PeerNotLinked | PeerUnreachable | RemoteRefused):
+            raise failure
         found = await self.parts.threads.database(self.parts.offers.of_name, self.name)
         offers = [offer for offer in found if self.source is None or offer.peer == self.source.did]
         if not offers:
-            self._raise_not_offered(failures)
+            who = "any linked device that is connected" if self.source is None else self._label(self.source.did)
+            raise ModelNotOffered(format_model_name(self.name), who)
         publishers = tuple(sorted({offer.publisher for offer in offers}))
         if len(publishers) > 1:
             raise OfferAmbiguous(format_model_name(self.name), publishers)
@@ -159,36 +182,36 @@ class Pull:
         return sorted(same, key=lambda offer: (offer.peer not in connected, offer.peer not in asked))
 
     async def _refresh(self, peer: DeviceId, failures: dict[DeviceId, Exception]) -> None:
-        try:
-            await self.parts.exchange(peer)
-        except EXCHANGE_ERRORS as error:
-            failures[peer] = error
-            _log.info("refresh_failed", extra={"peer": peer, "error": type(error).__name__})
-
-    def _raise_not_offered(self, failures: dict[DeviceId, Exception]) -> None:
-        if self.source is None:
-            raise ModelNotOffered(format_model_name(self.name), "any linked device that is connected")
-        failure = failures.get(self.source.did)
-        if isinstance(failure, OriginStopped | PeerNotLinked | PeerUnreachable | RemoteRefused):
-            raise failure
-        raise ModelNotOffered(format_model_name(self.name), self._label(self.source.did))
+        """Exchange heads with a peer; once more where the connection was lost, as when both sides have just dialled."""
+        for _ in range(MAX_EXCHANGES):
+            try:
+                if self.source is not None:
+                    await self.parts.transport.dial(peer, self.source.addresses)
+                await self.parts.exchange(peer)
+            except EXCHANGE_ERRORS as error:
+                failures[peer] = error
+                _log.info("refresh_failed", extra={"peer": peer, "error": type(error).__name__})
+                if not isinstance(error, PeerUnreachable | StreamClosed):
+                    return
+                await trio.sleep(RETRY_S / 4)
+            else:
+                failures.pop(peer, None)
+                return
 
     async def _fetch_bundle(self, offers: list[Offer]) -> tuple[bytes, Provenance]:
-        """Return the provenance bundle of the first offer that delivers it, verified once more."""
-        last: Exception | None = None
-        for offer in offers:
-            try:
-                bundle = await self.parts.intake.fetch_bundle(offer.peer, offer.manifest, offer.bundle)
-                provenance = await self.parts.threads.store(decode_and_verify_provenance, bundle)
-            except EXCHANGE_ERRORS as error:
-                last = error
-                continue
-            self.tally.moved += len(bundle)
-            return bundle, provenance
-        assert last is not None, "there is at least one offer"
-        if isinstance(last, trio.TooSlowError):
-            raise PeerUnreachable(offers[-1].peer, "no answer")
-        raise last
+        """Return the bundle from the first offer that delivers it, verified once more; waits with patience."""
+        patience = self._patience(frozenset(offer.peer for offer in offers))
+        while True:
+            for offer in offers:
+                try:
+                    bundle = await self.parts.intake.fetch_bundle(offer.peer, offer.manifest, offer.bundle)
+                    provenance = await self.parts.threads.store(decode_and_verify_provenance, bundle)
+                except EXCHANGE_ERRORS as error:
+                    patience.note(offer.peer, error)
+                    continue
+                self.tally.moved += len(bundle)
+                return bundle, provenance
+            await self._wait(patience, offers[0].manifest, 0)
 
     async def _require_fit(self, manifest: Manifest) -> None:
         """Refuse what cannot be fetched before anything is: layers too large for one piece, a disk too small.
@@ -214,38 +237,42 @@ class Pull:
                 await self._fetch_small(blob, holders)
 
     async def _fetch_small(self, blob: Descriptor, holders: frozenset[DeviceId]) -> None:
-        """Fetch one small blob whole, from whoever delivers it; wait with patience while nobody is there."""
-        began_s, wrong = self.parts.clock.monotonic_s(), set[DeviceId]()
+        """Fetch one small blob whole, from whoever delivers it; waits with patience while nobody is there."""
+        patience = self._patience(holders)
         await self._tell(blob, completed=0)
         while True:
-            for peer in self._candidates(holders, wrong):
+            for peer in self._candidates(holders, patience):
                 try:
                     content = await fetch_small(self.parts.transport, peer, blob.digest, blob.size, self._count)
-                except BlobUnavailable:
-                    wrong.add(peer)
                 except EXCHANGE_ERRORS as error:
-                    _log.info("source_failed", extra={"peer": peer, "blob": blob.digest, "error": type(error).__name__})
-                else:
-                    await self.parts.threads.store(self.parts.store.blobs.publish_bytes, content)
-                    await self._tell(blob, completed=blob.size, source=(peer,))
-                    return
-            await self._wait_for_source(blob, holders, wrong, began_s)
+                    patience.note(peer, error)
+                    continue
+                await self.parts.threads.store(self.parts.store.blobs.publish_bytes, content)
+                await self._tell(blob, completed=blob.size, source=(peer,))
+                return
+            await self._wait(patience, blob.digest, blob.size)
 
-    def _candidates(self, holders: frozenset[DeviceId], wrong: set[DeviceId]) -> list[DeviceId]:
-        connected = self.parts.transport.connected() - wrong
+    def _candidates(self, holders: frozenset[DeviceId], patience: Patience) -> list[DeviceId]:
+        connected = self.parts.transport.connected() - patience.out.keys()
         return sorted(connected, key=lambda peer: (peer not in holders, peer))
 
-    async def _wait_for_source(
-        self, blob: Descriptor, holders: frozenset[DeviceId], wrong: set[DeviceId], began_s: float
-    ) -> None:
-        linked = [peer for peer in holders if self.parts.transport.peers.scope_of(peer) is not None]
-        if not linked:
-            raise PeerNotLinked(next(iter(sorted(holders))))
-        if not set(linked) - wrong:
-            raise BlobUnavailable(blob.digest, "every device that offers the model sent other bytes")
-        if self.parts.clock.monotonic_s() - began_s >= self.parts.patience_s:
-            raise FetchStalled(blob.digest, blob.size, self.parts.patience_s)
-        lost = [peer for peer in linked if peer not in self.parts.transport.connected()]
+    def _patience(self, holders: frozenset[DeviceId]) -> Patience:
+        return Patience(holders, self.parts.clock.monotonic_s() + self.parts.patience_s)
+
+    async def _wait(self, patience: Patience, digest: Digest, missing_bytes: int) -> None:
+        """Wait until a connection changed or a moment has passed; holders that are away are called.
+
+        Raises:
+            FetchStalled: the patience is at its end.
+            PeerNotLinked, RemoteRefused, OfferRefused, BlobUnavailable, …: no holder can deliver any more.
+        """
+        for peer in patience.holders:
+            if self.parts.transport.peers.scope_of(peer) is None:
+                patience.note(peer, PeerNotLinked(peer))
+        patience.raise_if_hopeless()
+        if self.parts.clock.monotonic_s() >= patience.until_s:
+            raise FetchStalled(digest, missing_bytes, self.parts.patience_s)
+        lost = sorted(patience.holders - patience.out.keys() - self.parts.transport.connected())
         for peer in lost:
             self.parts.wake(peer)
         if lost:
