@@ -58,4 +58,6 @@ def open_log_files(directory: Path) -> None:
     root.setLevel(logging.WARNING)
     logging.getLogger("tilenode").setLevel(logging.INFO)
     for name in _LIBRARIES:
-        logging.getLogger(name).setLevel(logging.ERROR)
+        library = logging.getLogger(name)
+        library.setLevel(logging.ERROR)
+        library.propagate = True  # libp2p takes its own records out of the tree; they would end up on standard error

@@ -132,6 +132,7 @@ BY_ERROR: Final[dict[str, ExitCode]] = {
     "SecretsError": ExitCode.IDENTITY_MISSING,
     "KeychainItemMissing": ExitCode.IDENTITY_MISSING,
     "DatabaseError": ExitCode.DATABASE,
+    "FeedBroken": ExitCode.DATABASE,
     "TicketError": ExitCode.TICKET_INVALID,
     "TicketExpired": ExitCode.TICKET_EXPIRED,
     "TicketUsed": ExitCode.TICKET_USED,

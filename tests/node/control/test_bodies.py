@@ -1,0 +1,47 @@
+"""Bodies of the control API: the vectors of specs/0017, and no other field than those."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from node.control import ask, chats, link, models, node
+
+VECTORS = sorted((Path(__file__).parents[3] / "specs/vectors/0017-control-api").glob("*.json"))
+BODIES: dict[str, type[BaseModel]] = {
+    "/v1/account": node.AccountBody,
+    "/v1/log/export": node.ExportBody,
+    "/v1/create": models.CreateBody,
+    "/v1/pull": models.PullBody,
+    "/v1/verify": models.NameBody,
+    "/v1/link/enable": link.EnableBody,
+    "/v1/link/join": link.JoinBody,
+    "/v1/link/approve": link.AnswerBody,
+    "/v1/link/disable": link.PeerBody,
+    "/v1/ask": ask.AskBody,
+    "/v1/chats/rename": chats.RenameBody,
+    "/v1/chats/edit": chats.EditBody,
+    "/v1/chats/delete": chats.DeleteBody,
+    "/v1/sync": chats.SyncBody,
+}
+
+
+@pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
+def test_vectors(path: Path) -> None:
+    vector = json.loads(path.read_text())
+    found = "ok"
+    try:
+        BODIES[vector["input"]["route"]].model_validate_json(json.dumps(vector["input"]["body"]))
+    except ValidationError:
+        found = "ControlRequestInvalid"
+    assert found == vector["expect"]
+
+
+def test_every_route_with_a_body_has_a_vector() -> None:
+    assert {json.loads(path.read_text())["input"]["route"] for path in VECTORS} == set(BODIES)
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=lambda body: body.__name__)
+def test_unknown_fields_are_refused(body: type[BaseModel]) -> None:
+    assert body.model_config["extra"] == "forbid"

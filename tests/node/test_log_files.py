@@ -1,0 +1,53 @@
+"""The node's log files: JSON lines, private, and no message of an exception in them."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from node.log_files import LOG_FILE, open_log_files
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    root = logging.getLogger()
+    kept, level = list(root.handlers), root.level
+    yield
+    for handler in root.handlers:
+        if handler not in kept:
+            handler.close()
+    root.handlers[:] = kept
+    root.setLevel(level)
+
+
+def _lines(directory: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (directory / LOG_FILE).read_text().splitlines()]
+
+
+def test_an_event_is_one_line_of_json_with_its_fields(tmp_path: Path) -> None:
+    open_log_files(tmp_path)
+    logging.getLogger("tilenode.link").info("linked", extra={"peer": "did:key:z6Mk"})
+    (line,) = _lines(tmp_path)
+    assert (line["event"], line["logger"], line["level"]) == ("linked", "tilenode.link", "info")
+    assert line["peer"] == "did:key:z6Mk"
+
+
+def test_an_exception_is_named_and_placed_but_not_quoted(tmp_path: Path) -> None:
+    open_log_files(tmp_path)
+    try:
+        raise ValueError("what a peer sent: CANARY")
+    except ValueError:
+        logging.getLogger("tilenode.net").exception("stream_failed")
+    (line,) = _lines(tmp_path)
+    assert line["exception"] == "ValueError"
+    assert "test_log_files.py" in str(line["at"])
+    assert "CANARY" not in json.dumps(line)
+
+
+def test_libraries_are_heard_only_when_something_broke(tmp_path: Path) -> None:
+    open_log_files(tmp_path)
+    logging.getLogger("libp2p.network").warning("chatter")
+    logging.getLogger("libp2p.network").error("broken")
+    assert [line["event"] for line in _lines(tmp_path)] == ["broken"]
