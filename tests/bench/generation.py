@@ -17,6 +17,8 @@ from tests.bench.run import CannotMeasure, Run, program
 from tests.bench.table import Row
 
 RANDOM_NAME = "random"
+PAUSE_S = 0.3
+"""Before each turn: the BLAS threads of the side that answered last spin a while longer, on the cores of the other."""
 STORIES = ("fox", "robot", "boat", "dragon")
 ASKING = ("Tell me a story about a {}.", "Write a story about a {}.", "Tell me a {} story.")
 QUESTIONS = tuple(asking.format(story) for asking in ASKING for story in STORIES)
@@ -57,10 +59,12 @@ def _measure_model(run: Run, model: str, what: str, directory: Path) -> Iterator
     node, most_tokens = run.nodes[0], run.sizes.most_tokens
     run.progress(f"asking the node and mlx-lm {len(questions)} questions each: {what}")
     with program("tests.bench.mlx_reference", str(directory), str(most_tokens)) as process:
-        pairs = [
-            (ask(node.ready["api"], model, question, most_tokens), ask_bare(process, question))
-            for question in questions
-        ]
+        pairs = []
+        for question in questions:
+            time.sleep(PAUSE_S)
+            bare_timing = ask_bare(process, question)
+            time.sleep(PAUSE_S)
+            pairs.append((ask(node.ready["api"], model, question, most_tokens), bare_timing))
     ours, bare = zip(*pairs[1:], strict=True)  # the first question loads the model
     if [timing.text for timing in ours] != [timing.text for timing in bare]:
         raise CannotMeasure(f"{what}: the node's greedy answers are not those of mlx-lm")

@@ -32,7 +32,7 @@ def measure(run: Run) -> Iterator[Row]:
         run.sizes.settle_s
     )  # what starting and linking left to do is not idleness; there is no event for its end
     run.progress(f"watching an idle node for {run.sizes.idle_s:g} s")
-    with _bare_trio() as bare_pid:
+    with bare_trio() as bare_pid:
         ours, bare = watch([int(node.ready["pid"]), bare_pid], run.sizes.idle_s)
     memory, cpu = "idle node, resident memory", "idle node, processor time"
     remark = "one linked peer"
@@ -68,7 +68,8 @@ def _cpu_s(family: list[psutil.Process]) -> float:
 
 
 @contextmanager
-def _bare_trio() -> Iterator[int]:
+def bare_trio() -> Iterator[int]:
+    """Give the process id of a Python process that runs trio and waits."""
     command = [sys.executable, "-c", BARE_TRIO]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 from node.cli.demo_node import CommandFailed, DemoNode
 
 ROOT = Path(__file__).parents[2]
+END_S = 30.0
+"""How long a reference program may take to end once its input has."""
 
 
 class CannotMeasure(Exception):
@@ -100,7 +102,7 @@ def _link(first: DemoNode, second: DemoNode) -> None:
 
 @contextmanager
 def program(module: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run `python -m module` with pipes; it has ended at the end of the block.
+    """Run `python -m module` with pipes; its input ends with the block, and so must it.
 
     Raises:
         CannotMeasure: it failed.
@@ -110,11 +112,20 @@ def program(module: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
         try:
             yield process
         finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            status = process.wait()
+            status = _end(process)
     if status != 0:
         raise CannotMeasure(f"{module} ended with status {status}")
+
+
+def _end(process: "subprocess.Popen[str]") -> int:
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # it is gone already, its status says why
+        process.stdin.close()
+    try:
+        return process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def output_of(module: str, *arguments: str) -> Any:

@@ -79,7 +79,7 @@ def test_log_figures(tiny: Run) -> None:
 
 
 def test_processes_are_watched_together() -> None:
-    with idle._bare_trio() as bare:
+    with idle.bare_trio() as bare:
         ours, other = idle.watch([os.getpid(), bare], 0.05)
     assert ours.memory_mb > other.memory_mb > 1
     assert other.cpu_percent >= 0
@@ -118,7 +118,9 @@ def test_the_machine_is_described() -> None:
     assert {"system", "cores", "load", "python", "mlx", "libp2p"} <= machine().keys()
 
 
+@pytest.mark.model
 @pytest.mark.processes
+@pytest.mark.timeout(400)
 def test_every_figure_is_measured_at_tiny_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     status = main(["--quick", "--json"])
     table = json.loads(capsys.readouterr().out)
