@@ -1,6 +1,7 @@
 """JSON with one spelling: sorted keys, no spaces, UTF-8; read strictly and under a cap."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 
 from protocol.errors import JsonInvalid
@@ -24,7 +25,12 @@ def decode_json(data: bytes, max_bytes: int, what: str) -> object:
     if len(data) > max_bytes:
         raise JsonInvalid(what, f"{len(data)} bytes, at most {max_bytes} are allowed")
     try:
-        return json.loads(data.decode(), object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_constant)
+        return json.loads(
+            data.decode(),
+            object_pairs_hook=_object_without_duplicates,
+            parse_constant=_refuse_constant,
+            parse_float=_finite_float,
+        )
     except UnicodeDecodeError as error:
         raise JsonInvalid(what, f"no UTF-8 at byte {error.start}") from None
     except RecursionError:
@@ -42,6 +48,13 @@ def _object_without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, obj
                 raise ValueError(f"key {key[:80]!r} twice in one object")
             seen.add(key)
     return found
+
+
+def _finite_float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:40]} is too large for a number")
+    return number
 
 
 def _refuse_constant(text: str) -> object:

@@ -112,7 +112,7 @@ class Blobs:
             DiskFull, DiskFailed: nothing was stored.
         """
         digest = digest_of(content)
-        if self._stat_size(digest) != len(content):
+        if not self._holds(digest, content):
             with self.writer(len(content)) as writer:
                 writer.write(content)
                 writer.commit(digest)
@@ -164,6 +164,13 @@ class Blobs:
         except OSError:
             return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def _holds(self, digest: Digest, content: bytes) -> bool:
+        """Return whether the blob is there with these bytes: one that changed on the disk is published anew."""
+        if self._stat_size(digest) != len(content):
+            return False
+        with self.open(digest) as file, disk_errors(self.layout.blob_path(digest)):
+            return _read_up_to(file, len(content)) == content
 
     def _require(self, digest: Digest, found: Digest) -> None:
         if found != digest:

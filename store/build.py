@@ -24,7 +24,7 @@ from protocol.manifest import (
 from protocol.model_config import ModelConfig, encode_config, format_parameter_size
 from protocol.model_name import ModelName, format_model_name, parse_model_name
 from protocol.modelfile import Modelfile, format_modelfile, inherit_modelfile
-from store.disk import require_space
+from store.disk import disk_errors, require_space
 from store.errors import BaseUnknown, FormatUnsupported, InstructionUnsupported
 from store.ingest import ingest_file
 from store.leases import Lease
@@ -32,6 +32,7 @@ from store.models import HERE, MODELFILE, ModelStore, StoredModel
 from store.safetensors import SafetensorsHeader
 from store.sources import Source, read_source
 
+_PATH_STARTS: Final = (".", "/", "~")
 _WEIGHT_TYPES: Final[Mapping[str, str]] = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8", "F8_E5M2": "float8",
 }  # fmt: skip
@@ -124,8 +125,8 @@ def _find_base(
 ) -> StoredModel | Path:
     if base.lower().endswith((".gguf", ".ggml")):
         raise FormatUnsupported(base, "GGUF weights are not read here")
-    if base.startswith((".", "/", "~")):
-        return _directory(base, base_dir / Path(base).expanduser())
+    if base.startswith(_PATH_STARTS):
+        return _directory(base, base_dir / _expand_home(base))
     if stored := _stored_base(store, base):
         return stored
     return find_base(base) or _directory(base, base_dir / base)
@@ -139,9 +140,17 @@ def _stored_base(store: ModelStore, base: str) -> StoredModel | None:
     return store.resolve(name) if store.refs.get(name) else None
 
 
+def _expand_home(base: str) -> Path:
+    try:
+        return Path(base).expanduser()
+    except RuntimeError:  # the home of a user whom this machine does not know
+        raise BaseUnknown(base) from None
+
+
 def _directory(base: str, path: Path) -> Path:
-    if not path.is_dir():
-        raise BaseUnknown(base)
+    with disk_errors(path):
+        if not path.is_dir():
+            raise BaseUnknown(base)
     return path
 
 
@@ -205,9 +214,12 @@ def _parameter_count(header: SafetensorsHeader, bits: int | None) -> int:
 
 
 def _parameters(modelfile: Modelfile, name: ModelName, created_s: int) -> dict[str, str]:
+    """Return what was asked for; of a path outside the recipe's directory only the last part, because peers see it."""
+    base = modelfile.base
+    shown = f"./{Path(base).name}" if base.startswith(("/", "~", "..")) else base
     return {
         "name": format_model_name(name),
-        "modelfile": format_modelfile(modelfile),
+        "modelfile": format_modelfile(replace(modelfile, base=shown)),
         "created": format_time(created_s),
     }
 

@@ -9,11 +9,11 @@ from typing import Final, TypeVar
 
 from protocol.chunkmap import ChunkMap
 from protocol.digest import Digest
-from store.disk import disk_errors
 
 T = TypeVar("T")
 
 SCHEMA_VERSION: Final = 1
+_DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
 _SCHEMA: Final = f"""
 CREATE TABLE blobs (id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE);
 CREATE TABLE chunks (
@@ -37,8 +37,7 @@ class ChunkPlace:
 class ChunkIndex:
     """The chunks of every mapped blob, in plain SQLite at `path`; for use from any thread.
 
-    Raises:
-        DiskFailed: the file can be neither opened nor made anew.
+    It never fails: a damaged file is made anew, and where the disk takes none the index is kept in memory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,35 +71,38 @@ class ChunkIndex:
             self._connection.close()
 
     def _run(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Return what `work` finds; None where the index fails, because that costs reuse and never a model."""
         with self._lock:
             try:
                 with self._connection:
                     return work(self._connection)
             except sqlite3.ProgrammingError:
                 raise  # our own fault, such as use after close
-            except sqlite3.DatabaseError:
-                # A damaged or unwritable index costs reuse, never a model: start it anew and find nothing for now.
-                self._connection.close()
-                self._connection = self._remake()
+            except sqlite3.DatabaseError as error:
+                if _is_damaged(error):
+                    self._connection.close()
+                    self._connection = self._remake()
                 return None
 
     def _open(self) -> sqlite3.Connection:
         try:
             connection = self._connect()
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-        except sqlite3.DatabaseError:
-            return self._remake()
+        except sqlite3.DatabaseError as error:
+            return self._remake() if _is_damaged(error) else _in_memory()
         if version == SCHEMA_VERSION:
             return connection
         connection.close()
         return self._remake()
 
     def _remake(self) -> sqlite3.Connection:
-        with disk_errors(self._path):
+        try:
             for suffix in ("", "-wal", "-shm"):
                 self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-        connection = self._connect()
-        connection.executescript(_SCHEMA)
+            connection = self._connect()
+            connection.executescript(_SCHEMA)
+        except (sqlite3.DatabaseError, OSError):
+            return _in_memory()
         return connection
 
     def _connect(self) -> sqlite3.Connection:
@@ -108,6 +110,18 @@ class ChunkIndex:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
+
+
+def _is_damaged(error: sqlite3.DatabaseError) -> bool:
+    """Return whether the file itself is at fault, and not a full disk or another process that holds it."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF in _DAMAGE
+
+
+def _in_memory() -> sqlite3.Connection:
+    """Return an index for this process only, where the disk takes none."""
+    connection = sqlite3.connect(":memory:", check_same_thread=False)
+    connection.executescript(_SCHEMA)
+    return connection
 
 
 def _insert(connection: sqlite3.Connection, blob: Digest, rows: Iterable[tuple[bytes, int, int]]) -> None:

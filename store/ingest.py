@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from blake3 import blake3
@@ -106,5 +107,5 @@ def ingest_file(
         SourceInvalid: the file changed its size meanwhile; nothing was stored.
         DiskFull, DiskFailed: nothing was stored.
     """
-    with disk_errors(blobs.layout.blobs):
+    with disk_errors(Path(filepath)):  # reading it; what is written names its own place
         return Ingestion(blobs, lease, filepath, size, header).run(source, media_type)

@@ -14,7 +14,7 @@ from protocol.digest import Digest
 from protocol.errors import JsonInvalid
 from protocol.manifest import Layer, Manifest
 from store.blobs import Blobs
-from store.disk import READ_ONLY, disk_errors, make_directories, replace_file
+from store.disk import READ_ONLY, disk_errors, flush_file, make_directories, replace_file
 
 STAMP_VERSION: Final = 1
 MAX_STAMP_BYTES: Final = 4 << 20
@@ -92,6 +92,8 @@ def _symlink(blob: Path, path: Path) -> None:
 def _copy(blob: Path, path: Path) -> None:
     shutil.copyfile(blob, path)
     path.chmod(READ_ONLY)
+    with path.open("rb") as copy:
+        flush_file(copy.fileno())  # the stamp must not be on the disk before what it vouches for
 
 
 # In this order: a reflink shares no byte that can be changed, a hard link does, a symbolic link can dangle.

@@ -129,7 +129,7 @@ class Refs:
             if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
                 return None
             encode_json(entries)
-        except (OSError, JsonInvalid, KeyError, UnicodeEncodeError):
+        except (OSError, JsonInvalid, KeyError, UnicodeEncodeError):  # the last: half a surrogate pair in a name
             return None
         return [entry for entry in entries if not _is_own(entry)]
 

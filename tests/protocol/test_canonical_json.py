@@ -18,8 +18,30 @@ def test_numbers_without_a_spelling_are_not_written(value: float) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b"\xff", b'{"a":1,"a":1}', b"NaN", b"-Infinity", b"[" * 100_000, b"9" * 5000, b"[1]" + b" " * 20_000],
-    ids=["empty", "open", "no UTF-8", "key twice", "NaN", "infinity", "deep", "huge number", "too large"],
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b'{"a":1,"a":1}',
+        b"NaN",
+        b"-Infinity",
+        b"1e999",
+        b"[" * 100_000,
+        b"9" * 5000,
+        b"[1]" + b" " * 20_000,
+    ],
+    ids=[
+        "empty",
+        "open",
+        "no UTF-8",
+        "key twice",
+        "NaN",
+        "infinity",
+        "too large a number",
+        "deep",
+        "huge number",
+        "too large",
+    ],
 )
 def test_anything_else_is_refused(data: bytes) -> None:
     with pytest.raises(JsonInvalid) as caught:

@@ -46,6 +46,13 @@ def test_publishing_twice_changes_nothing(blobs: Blobs) -> None:
     assert blobs.layout.blob_path(digest).stat() == before
 
 
+def test_publishing_again_heals_a_blob_that_changed(blobs: Blobs) -> None:
+    digest = blobs.publish_bytes(b"hello")
+    overwrite(blobs, digest, b"hellO")
+    blobs.publish_bytes(b"hello")
+    assert blobs.read(digest, 5) == b"hello"
+
+
 def test_a_file_is_copied_and_hashed_on_the_way(blobs: Blobs, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"x" * 100_000)

@@ -101,6 +101,9 @@ def test_the_record_names_sources_parameters_and_tools_and_no_place(store: Model
     assert built.record.tool_versions["chunkmap"] == "1.1"
     assert built.record.left_out == ("notes.txt",)
     assert str(directory) not in repr(built.record)
+    elsewhere = build_model(store, Modelfile(str(directory)), directory, NAME).record
+    assert elsewhere.external_parameters["modelfile"] == "FROM ./model\n"
+    assert str(directory.parent) not in repr(elsewhere)
 
 
 BUILDER = """
@@ -164,7 +167,18 @@ def test_where_a_base_is_looked_for(store: ModelStore, directory: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    "base", ["./nowhere", "/nowhere", "nobody", "org/Repository", "./model/config.json", "Not A Name"]
+    "base",
+    [
+        "./nowhere",
+        "/nowhere",
+        "nobody",
+        "org/Repository",
+        "./model/config.json",
+        "Not A Name",
+        "~nobody-here/x",
+        "a\0b",
+        "./\0",
+    ],
 )
 def test_a_base_that_is_nowhere(store: ModelStore, directory: Path, base: str) -> None:
     with pytest.raises(BaseUnknown) as caught:

@@ -79,6 +79,26 @@ def test_damage_that_shows_later_costs_only_reuse(path: Path) -> None:
     index.close()
 
 
+def test_another_process_that_holds_it_costs_only_reuse(path: Path) -> None:
+    index, chunk_map = ChunkIndex(path), _map(PIECES)
+    index._connection.execute("PRAGMA busy_timeout = 1")
+    with sqlite3.connect(path) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        index.add(chunk_map.blob, chunk_map)
+        assert index.find(blake3(b"b" * 20).digest()) is None
+    holder.close()
+    index.add(chunk_map.blob, chunk_map)
+    assert index.find(blake3(b"b" * 20).digest()) is not None
+    index.close()
+
+
+def test_without_a_place_on_the_disk_it_works_in_memory(tmp_path: Path) -> None:
+    index, chunk_map = ChunkIndex(tmp_path / "none" / "chunks.sqlite"), _map(PIECES)
+    index.add(chunk_map.blob, chunk_map)
+    assert index.blobs() == {chunk_map.blob}
+    index.close()
+
+
 def test_use_after_close_is_our_own_fault(path: Path) -> None:
     index = ChunkIndex(path)
     index.close()
