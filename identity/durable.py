@@ -27,6 +27,8 @@ def replace_file(path: Path, content: bytes, mode: int = PRIVATE) -> None:
 
 
 def _replace(path: Path, content: bytes, mode: int) -> None:
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed; a home has one writer
+        leftover.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), mode)
     try:

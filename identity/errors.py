@@ -164,7 +164,7 @@ class KeychainError(SecretsError):
 class KeychainUnavailable(KeychainError):
     """No allow-listed keychain runs in this session."""
 
-    hint = "log in to a desktop session, or use a vault: set TILENODE_PASSPHRASE_FILE"
+    hint = "log in to a desktop session; a new home without one takes a vault: set TILENODE_PASSPHRASE_FILE"
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"keychain: not available in this session: {reason}")

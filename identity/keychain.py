@@ -24,6 +24,7 @@ from identity.errors import (
     KeychainItemMissing,
     KeychainLocked,
     KeychainUnavailable,
+    SecretsError,
     SecretsInvalid,
 )
 from identity.secrets import Secrets, decode_secrets, encode_secrets
@@ -186,10 +187,13 @@ class KeychainSecretStore:
 
     def _refuse_copy(self, original: Path) -> None:
         """Two homes with one id are a copy; the one that the item names is the original."""
-        if original == self._home or not (original / MARK_FILE).exists():
+        if original == self._home:
             return
         assert self._mark is not None
-        mark = read_mark(original)
+        try:
+            mark = read_mark(original)
+        except SecretsError:  # whatever is there now, it is no home that this id belongs to
+            return
         if mark is not None and mark.home_id == self._mark.home_id and not _same_place(original, self._home):
             raise HomeCopied(self._home, original)
 

@@ -143,21 +143,21 @@ class SeenLogs:
                 parse_digest(path.name)
             except DigestInvalid:
                 continue
-            found.append(self._origin_of(path))
+            origin = self._origin_of(path)
+            if origin is not None:
+                found.append(origin)
         return sorted(found)
 
-    def _origin_of(self, directory: Path) -> DeviceId:
+    def _origin_of(self, directory: Path) -> DeviceId | None:
+        """Return whose directory this is; None where a crash left it empty."""
         note = self._read(directory / CHECKPOINT_FILE, MAX_CHECKPOINT_BYTES)
-        if note is None:
-            data = self._read(directory / FORK_FILE, MAX_EVIDENCE_BYTES) or b""
-            try:
-                return decode_and_check_evidence(data).origin
-            except EvidenceInvalid as error:
-                raise EvidenceDamaged(directory, str(error)) from error
+        fork = self._read(directory / FORK_FILE, MAX_EVIDENCE_BYTES)
         try:
-            return parse_did(note.split(b"\n", 1)[0].decode("ascii"))
-        except (DidInvalid, UnicodeDecodeError) as error:
-            raise EvidenceDamaged(directory, "the checkpoint does not begin with a device's id") from error
+            if note is not None:
+                return parse_did(note.split(b"\n", 1)[0].decode("ascii"))
+            return None if fork is None else decode_and_check_evidence(fork).origin
+        except (DidInvalid, UnicodeDecodeError, EvidenceInvalid) as error:
+            raise EvidenceDamaged(directory, "what is kept does not name its origin") from error
 
     def _refuse_frozen(self, origin: DeviceId) -> None:
         evidence = self.frozen(origin)

@@ -103,6 +103,15 @@ def test_a_copy_of_a_home_is_refused_while_the_original_is_there(tmp_path: Path,
     assert KeychainSecretStore(tmp_path / "a", backend).load() == ONE
 
 
+def test_a_stranger_in_the_old_place_is_no_copy(tmp_path: Path, backend: Backend) -> None:
+    KeychainSecretStore(tmp_path / "a", backend).save(ONE)
+    (tmp_path / "a").rename(tmp_path / "b")
+    KeychainSecretStore(tmp_path / "a", backend).save(TWO)
+    assert KeychainSecretStore(tmp_path / "b", backend).load() == ONE
+    (tmp_path / "a" / MARK_FILE).write_text("damaged")
+    assert KeychainSecretStore(tmp_path / "b", backend).load() == ONE
+
+
 def test_a_home_under_two_names_is_one_home(tmp_path: Path, backend: Backend) -> None:
     KeychainSecretStore(tmp_path / "a", backend).save(ONE)
     (tmp_path / "link").symlink_to(tmp_path / "a")

@@ -142,6 +142,7 @@ def test_the_newest_checkpoint_of_a_peer_is_there_or_the_one_before(killer: Kill
         latest = seen.latest(WRITER.OTHER.key.did)
         size = latest.size if latest else 0
         assert size >= max([0, *promises])
+        assert seen.origins() == ([WRITER.OTHER.key.did] if latest else [])
         seen.advance(WRITER.OTHER.checkpoint(9), WRITER.OTHER.key.did, WRITER.OTHER.consistency(size, 9))
 
 
@@ -164,8 +165,8 @@ def test_a_name_never_stands_for_a_model_without_provenance(killer: Killer, tmp_
             check_consistency(provenance.log_size, provenance.log_root, log.size, log.root, proof)
 
 
-@pytest.mark.skipif(sys.platform == "linux" and shutil.which("strace") is None, reason="apt-get install strace")
-@pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's")
+@pytest.mark.skipif(shutil.which("strace") is None, reason="install strace (Debian: apt-get install strace)")
+@(pytest.mark.platform if sys.platform != "linux" else pytest.mark.timeout(180))
 @pytest.mark.parametrize(("call", "point"), [("fsync", 4), ("fsync", 9), ("fsync", 16), ("rename", 2), ("rename", 4)])
 def test_the_kernels_own_count_agrees(call: str, point: int, tmp_path: Path) -> None:
     """The same with the kill inside the system call, where no Python hook can have missed one."""
