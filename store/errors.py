@@ -254,7 +254,7 @@ class LayerCorrupt(StoreError):
         super().__init__(f"layer {short_digest(expected)}: {found}{where and f' {where}'}")
         self.expected = expected
         self.actual = actual
-        self.hint = "the bad copy is in quarantine; fetch the model again: tilenode pull NAME --from PEER"
+        self.hint = "fetch the model again: tilenode pull NAME --from PEER (bad bytes stay in quarantine)"
 
 
 class ChunkCorrupt(StoreError):
