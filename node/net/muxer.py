@@ -18,7 +18,7 @@ from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, PROTOCOL_ID, TYPE_PING, YAMUX_HEADER_FORMAT, Yamux
 
 YAMUX_PROTOCOL: Final = TProtocol(PROTOCOL_ID)
-LINKED_BUFFER_BYTES: Final = 256 * 1024 * 1024
+LINKED_BUFFER_BYTES: Final = 128 * 1024 * 1024
 LINKED_STREAMS: Final = 256
 STRANGER_BUFFER_BYTES: Final = 2 * 1024 * 1024
 STRANGER_STREAMS: Final = 8

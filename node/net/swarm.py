@@ -9,8 +9,6 @@ import trio
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.host.basic_host import BasicHost
-from libp2p.host.ping import ID as PING_PROTOCOL
-from libp2p.identity.identify.identify import ID as IDENTIFY_PROTOCOL
 from libp2p.identity.identify_push.identify_push import ID_PUSH as IDENTIFY_PUSH_PROTOCOL
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.io.trio import TrioTCPStream
@@ -28,13 +26,13 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.exceptions import MuxerUpgradeFailure
 from libp2p.transport.manager import TransportManager
 from libp2p.transport.upgrader import TransportUpgrader
+from multiaddr import Multiaddr
 
 from identity.did import DeviceId, did_of_peer_id
 from identity.errors import DidInvalid
 from identity.keys import DeviceKey
 from node.net.muxer import YAMUX_PROTOCOL, LimitedYamux
 
-ANYONES_PROTOCOLS: Final = frozenset({str(IDENTIFY_PROTOCOL), str(PING_PROTOCOL)})
 MAX_HANDSHAKES: Final = 64
 MAX_HANDSHAKES_PER_HOST: Final = 16
 MAX_STRANGERS: Final = 32
@@ -48,6 +46,8 @@ _NO_LIMIT: Final = 1_000_000  # libp2p's own watermarks stay out of the way; the
 logging.getLogger("libp2p").setLevel(logging.CRITICAL)
 # This module logs through the root logger's functions, which install a handler for the whole program.
 setattr(swarm_connection, "logging", logging.getLogger("libp2p.network.connection"))  # noqa: B010 - no typed way to say it
+
+_NOWHERE: Final = Multiaddr("/ip4/0.0.0.0")  # libp2p only logs the listener's address
 
 _log = logging.getLogger("tilenode.net")
 
@@ -73,9 +73,11 @@ class SocketStream(TrioTCPStream):
     """A TCP stream that knows its remote address for IPv6 too and never reads more than 64 KiB at once."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
+        """Raises OSError when the other side has left already."""
         super().__init__(stream)
         host, port = stream.socket.getpeername()[:2]
-        self._cached_remote_address = (str(host), int(port))
+        self.host: Final = str(host)
+        self._cached_remote_address = (self.host, int(port))
 
     async def read(self, n: int | None = None) -> bytes:
         """Return what has come, at most `n` bytes; nothing at the end."""
@@ -210,14 +212,16 @@ class NodeSwarm(Swarm):
 
     async def accept(self, stream: trio.SocketStream) -> None:
         """Run an inbound connection from its handshake to its end; beyond the caps it is closed unread."""
-        host = str(stream.socket.getpeername()[0])
+        try:
+            wrapped = SocketStream(stream)
+        except OSError:
+            return  # it left before we looked
+        host = wrapped.host
         if not self._may_shake_hands(host):
-            await stream.aclose()
             return
         self._handshakes[host] = self._handshakes.get(host, 0) + 1
-        raw = RawConnection(SocketStream(stream), False)
         try:
-            connection = await self.upgrade_inbound_raw_conn(raw, None)
+            connection = await self.upgrade_inbound_raw_conn(RawConnection(wrapped, False), _NOWHERE)
         except Exception as error:  # noqa: BLE001 - hostile bytes raise many things in libp2p; none may stop the node
             _log.debug("handshake_failed", extra={"host": host, "error": type(error).__name__})
             return
@@ -232,9 +236,8 @@ class NodeSwarm(Swarm):
         Raises:
             ConnectionClosedError: the handshake failed, or another peer answered.
         """
-        raw = RawConnection(SocketStream(stream), True)
         try:
-            await self.upgrade_outbound_raw_conn(raw, peer_id)
+            await self.upgrade_outbound_raw_conn(RawConnection(SocketStream(stream), True), peer_id)
         except Exception as error:  # libp2p lets many things escape; all of them mean: not here
             raise ConnectionClosedError(str(error)) from error
 

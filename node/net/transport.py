@@ -22,17 +22,15 @@ from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicat
 from libp2p.tools.anyio_service import background_trio_service
 
 from identity.did import DeviceId, did_of_peer_id, peer_id_of
-from identity.errors import IdentityError
 from identity.keys import DeviceKey
-from node.errors import NodeError, PeerNotLinked, PeerUnreachable, StreamClosed
+from node.errors import PeerNotLinked, PeerUnreachable, StreamClosed
+from node.failures import NAMED, is_named, leaves, names_of
 from node.net.access import Access, LinkedPeers, refusal_code
 from node.net.listening import Bound, address_of, open_listeners
 from node.net.streams import CappedReader, PeerStream
-from node.net.swarm import ANYONES_PROTOCOLS, Liveness, NodeSwarm, build_host, is_ended
+from node.net.swarm import Liveness, NodeSwarm, build_host, is_ended
 from protocol.address import Address, dialable, format_address, parse_address
-from protocol.errors import ProtocolError
 from protocol.refusal import RefusalCode
-from store.errors import StoreError
 
 NEGOTIATION_BYTES: Final = 4_096
 NEGOTIATION_S: Final = 10
@@ -203,7 +201,10 @@ class Transport:
         stream: Any = None
         with trio.move_on_after(NEGOTIATION_S):
             try:
-                stream = await connection.new_stream()
+                with trio.move_on_after(NEGOTIATION_S, shield=True):  # cancelled half-way it would leak its place
+                    stream = await connection.new_stream()
+                if stream is None:
+                    raise PeerUnreachable(peer, "too many streams are open")
                 communicator = MultiselectCommunicator(CappedReader(stream, NEGOTIATION_BYTES))
                 await MultiselectClient().select_one_of([TProtocol(protocol)], communicator, NEGOTIATION_S)
                 return PeerStream(stream, peer, protocol, lambda: refusal_code(access, self.peers.scope_of(peer)))
@@ -220,7 +221,7 @@ class Transport:
         try:
             await self._serve(stream)
         except Exception as error:  # noqa: BLE001 - libp2p ends the whole swarm on what escapes a stream's handler
-            _log.error("stream_failed", extra={"protocol": stream.get_protocol(), "error": type(error).__name__})
+            _log.error("stream_failed", extra={"protocol": stream.get_protocol(), "error": names_of(leaves(error))})
             await _abandon(stream)
 
     async def _serve(self, stream: Any) -> None:
@@ -256,18 +257,23 @@ class Transport:
             return
         try:
             await registered.handler(peer_stream)
-        except (StreamClosed, PeerNotLinked) as error:
-            _log.debug("stream_ended", extra={"peer": peer_stream.peer, "protocol": protocol, "error": str(error)})
-            await peer_stream.reset()
-        except (NodeError, StoreError, ProtocolError, IdentityError, trio.TooSlowError) as error:
-            _log.warning(
-                "stream_handler_failed",
-                extra={"peer": peer_stream.peer, "protocol": protocol, "error": type(error).__name__},
-            )
-            await peer_stream.refuse(RefusalCode.BAD_REQUEST, type(error).__name__)
+        except (*NAMED, ExceptionGroup) as error:
+            if not is_named(error):
+                raise
+            await self._end_stream(peer_stream, leaves(error))
         else:
             with trio.move_on_after(SHUTDOWN_S):
                 await _finish(peer_stream)
+
+    async def _end_stream(self, stream: PeerStream, errors: list[BaseException]) -> None:
+        """End a stream whose handler failed: quietly where the other side left, else with a refusal."""
+        fields = {"peer": stream.peer, "protocol": stream.protocol, "error": names_of(errors)}
+        if all(isinstance(error, StreamClosed | PeerNotLinked) for error in errors):
+            _log.debug("stream_ended", extra=fields)
+            await stream.reset()
+        else:
+            _log.warning("stream_handler_failed", extra=fields)
+            await stream.refuse(RefusalCode.BAD_REQUEST, fields["error"])
 
     async def _unreachable_handler(self, stream: Any) -> NoReturn:
         raise AssertionError("own protocols are served by their registration")
@@ -280,8 +286,6 @@ class Transport:
         return self._is_connected(peer)
 
     def _access(self, protocol: str) -> Access:
-        if protocol in ANYONES_PROTOCOLS:
-            return Access.ANYONE
         registered = self._protocols.get(protocol)
         return registered.access if registered is not None else Access.LINKED
 

@@ -11,14 +11,12 @@ from typing import Final, NoReturn
 import trio
 
 from identity.did import DeviceId
-from identity.errors import IdentityError
-from node.errors import NodeError, PeerUnreachable, RemoteRefused
+from node.errors import PeerUnreachable, RemoteRefused
+from node.failures import NAMED, leaves, names_of
 from node.net.transport import ConnectionEvent, Transport
 from node.ports import Clock, Entropy
 from node.threads import Threads
-from protocol.errors import ProtocolError
 from protocol.refusal import RefusalCode
-from store.errors import StoreError
 from store.peers import LinkedPeer, Peers
 
 Callback = Callable[[DeviceId], Awaitable[None]]
@@ -121,7 +119,7 @@ class Contacts:
             while True:
                 try:
                     wait_s = await self._contact(peer, attendance)
-                except (NodeError, StoreError, ProtocolError, IdentityError) as error:
+                except NAMED as error:
                     _log.warning("contact_failed", extra={"peer": peer, "error": type(error).__name__})
                     wait_s = self._retry_s(attendance)
                 with trio.move_on_after(self._jittered(wait_s)):
@@ -161,11 +159,14 @@ class Contacts:
             try:
                 with trio.fail_after(self._pace.exchange_s):
                     await callback(peer)
-            except RemoteRefused as error:
-                attendance.refused = attendance.refused or error.code == RefusalCode.NOT_LINKED
-                _log.info("exchange_refused", extra={"peer": peer, "code": error.code})
-            except (NodeError, StoreError, ProtocolError, IdentityError, trio.TooSlowError) as error:
-                _log.warning("exchange_failed", extra={"peer": peer, "error": type(error).__name__})
+            except Exception as error:  # noqa: BLE001 - a defect met with one peer must not stop the contact with all
+                self._note_failure(peer, attendance, leaves(error))
+
+    def _note_failure(self, peer: DeviceId, attendance: _Attendance, errors: list[BaseException]) -> None:
+        refusals = [error for error in errors if isinstance(error, RemoteRefused)]
+        attendance.refused |= any(error.code == RefusalCode.NOT_LINKED for error in refusals)
+        level = logging.WARNING if all(isinstance(error, NAMED) for error in errors) else logging.ERROR
+        _log.log(level, "exchange_failed", extra={"peer": peer, "error": names_of(errors)})
 
     def _note_event(self, event: ConnectionEvent) -> None:
         attendance = self._attending.get(event.peer)

@@ -4,6 +4,7 @@ Rules: protocol/link.py and protocol/ticket.py. Contract: specs/0005-link.md.
 """
 
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ from store.peers import LinkedPeer, Peers
 LinkEvent = dict[str, object]
 # A ticket, its few attempts and its end fit; a reader that does not read loses attempts, never the end.
 MAX_EVENTS: Final = 64
-MAX_SESSIONS: Final = 8
+MAX_SESSIONS_PER_PEER: Final = 2
 WITHDRAW_S: Final = 2.0
 _REQUEST_ID_BYTES: Final = 4
 
@@ -117,7 +118,7 @@ class LinkService:
         self._book = TicketBook()
         self._shown: dict[bytes, _Shown] = {}
         self._requests: dict[str, _Request] = {}
-        self._sessions = 0
+        self._serving: Counter[DeviceId] = Counter()
         self._changed: list[Callable[[LinkedPeer, bool], Awaitable[None]]] = []
         transport.handle(PROTOCOL, self._serve, access=Access.ANYONE)
 
@@ -202,10 +203,10 @@ class LinkService:
 
     async def _serve(self, stream: PeerStream) -> None:
         """Serve one attempt of a device that holds one of our tickets, or says so."""
-        if self._sessions >= MAX_SESSIONS:
+        if self._serving[stream.peer] >= MAX_SESSIONS_PER_PEER:
             await stream.refuse(RefusalCode.BUSY, "too many attempts at once")
             return
-        self._sessions += 1
+        self._serving[stream.peer] += 1
         attempt = _Attempt(self, stream.peer)
         nonce = self._entropy.random_bytes(LINK_NONCE_BYTES)
         session = LinkSession.listen(
@@ -214,7 +215,8 @@ class LinkService:
         try:
             attempt.end(await LinkRun(session, stream, attempt).drive())
         finally:
-            self._sessions -= 1
+            self._serving[stream.peer] -= 1
+            self._serving += Counter()  # drops what is zero
             attempt.close()
 
     async def _join(self, ticket: Ticket, scope: Scope, accept: bool, told: "_Told") -> None:

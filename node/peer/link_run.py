@@ -1,6 +1,6 @@
 """One attempt to link over one stream: drives the link protocol's machine and carries out what it asks for."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, ParamSpec, Protocol
 
 import trio
@@ -24,7 +24,9 @@ from protocol.scope import Scope
 from protocol.ticket import Ticket
 from store.errors import StoreError
 
-# From the first message to the question, both devices answer by themselves.
+# Who opens a stream says at once which ticket it is about.
+HELLO_S: Final = 5.0
+# From there to the question, both devices answer by themselves.
 PROOF_S: Final = 30.0
 # From the question to the end, two people answer.
 DECISION_S: Final = 600.0
@@ -68,13 +70,13 @@ class LinkRun:
         """Whether the person's answer is awaited."""
         return self._session.waits
 
-    async def drive(self, first: Iterable[Event] = ()) -> Failure | None:
+    async def drive(self, first: Sequence[Event] = ()) -> Failure | None:
         """Run the session to its end; return None when the link was stored here, else why it was not.
 
         A connection that breaks after the link was stored does not undo it.
         """
         with self._scope:
-            self._scope.deadline = trio.current_time() + PROOF_S
+            self._allow(PROOF_S if first else HELLO_S)
             try:
                 await self._do(list, first)
                 await self._listen()
@@ -120,7 +122,7 @@ class LinkRun:
             case UseTicket():
                 return await self._answered(self._use())
             case Ask():
-                self._scope.deadline = trio.current_time() + DECISION_S
+                self._allow(DECISION_S)
                 if self._backing.ask(self, event):
                     return self._session.accept()
             case Agreed():
@@ -138,8 +140,14 @@ class LinkRun:
         except ProtocolError as error:
             return self._session.refuse(error)
 
+    def _allow(self, seconds: float) -> None:
+        """Let the session go on for so long from now."""
+        self._scope.deadline = trio.current_time() + seconds
+
     async def _find(self, digest: bytes) -> list[Event]:
-        return self._session.ticket_found(*await self._backing.find_ticket(self, digest))
+        ticket, scope = await self._backing.find_ticket(self, digest)
+        self._allow(PROOF_S)
+        return self._session.ticket_found(ticket, scope)
 
     async def _use(self) -> list[Event]:
         ticket = self._session.ticket
@@ -151,7 +159,7 @@ class LinkRun:
         with trio.CancelScope(shield=True):
             await self._backing.store(agreed)
         self.agreed = agreed
-        self._scope.deadline = trio.current_time() + STORED_S
+        self._allow(STORED_S)
 
     async def _end(self, error: ProtocolError, reply: bytes | None) -> None:
         self._error = error

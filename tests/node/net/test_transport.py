@@ -276,20 +276,24 @@ async def test_a_handler_that_fails_is_answered_with_a_refusal() -> None:
     async def failing(stream: PeerStream) -> None:
         raise PeerUnreachable("somebody", "for a test")
 
+    async def grouped(stream: PeerStream) -> None:
+        async with trio.open_nursery():
+            await failing(stream)
+
     async def broken(stream: PeerStream) -> None:
         raise ZeroDivisionError
 
     one, two = node(1), node(2)
     link(one, two)
     two.handle("/tilenode/failing/1", failing, access=Access.LINKED)
+    two.handle("/tilenode/grouped/1", grouped, access=Access.LINKED)
     two.handle("/tilenode/broken/1", broken, access=Access.LINKED)
-    for here in (one,):
-        here.handle("/tilenode/failing/1", failing, access=Access.LINKED)
     async with running(one, two):
         await one.dial(two.us, two.addresses)
-        with pytest.raises(RemoteRefused) as caught:
-            await ask(one, two, "/tilenode/failing/1")
-        assert caught.value.code == "bad-request"
+        for protocol in ("/tilenode/failing/1", "/tilenode/grouped/1"):
+            with pytest.raises(RemoteRefused) as caught:
+                await ask(one, two, protocol)
+            assert (caught.value.code, caught.value.why) == ("bad-request", "PeerUnreachable")
         with pytest.raises((StreamClosed, PeerUnreachable)):
             await ask(one, two, "/tilenode/broken/1")
         assert await ask(one, two) == b"hello"

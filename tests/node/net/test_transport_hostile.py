@@ -1,5 +1,7 @@
 """What strangers and hostile peers try on the wire; the node goes on serving its linked peers."""
 
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -226,6 +228,17 @@ async def knock(fixture: Fixture, data: bytes) -> None:
             await stream.send_all(data)
             while await stream.receive_some(1_000):
                 pass
+
+
+async def test_who_leaves_in_the_same_moment_stops_nothing() -> None:
+    async def attack(fixture: Fixture) -> None:
+        for _ in range(200):
+            client = await trio.open_tcp_stream("127.0.0.1", fixture.port)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets
+            client.socket.close()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+
+    await under(attack)
 
 
 async def test_many_connections_one_after_the_other_leave_nothing_behind() -> None:

@@ -194,10 +194,17 @@ async def test_an_error_of_one_exchange_stops_neither_the_others_nor_the_peer(tm
     async def hanging(peer: DeviceId) -> None:
         raise trio.TooSlowError
 
+    async def grouped(peer: DeviceId) -> None:
+        async with trio.open_nursery():
+            raise StreamClosed(peer)
+
+    async def broken(peer: DeviceId) -> None:
+        raise ZeroDivisionError
+
     one.contacts = Contacts(
         one.transport, one.peers, Threads(), SystemClock(), SystemEntropy(), pace=Pace(interval_s=0.1)
     )
-    for callback in (failing, hanging, one.greet):
+    for callback in (failing, hanging, grouped, broken, one.greet):
         one.contacts.on_contact(callback)
     async with running(one, two) as start:
         one.link(two)
