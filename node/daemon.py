@@ -26,6 +26,7 @@ def run_daemon(config: Config, ready: Callable[[Mapping[str, Any]], None]) -> No
     Raises:
         NodeError, StoreError, IdentityError: it cannot start, and why.
     """
+    os.umask(0o077)  # whatever this process writes is its owner's alone
     make_private_directory(config.home.root)
     make_private_directory(config.home.logs)
     open_log_files(config.home.logs)
