@@ -1,4 +1,4 @@
-"""What may go wrong on purpose: the named errors of all four floors, alone or in a group that a nursery made of them."""
+"""What may go wrong on purpose: the named errors of all four floors, alone or in the group a nursery made of them."""
 
 from typing import Final
 

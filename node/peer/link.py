@@ -14,7 +14,9 @@ import trio
 
 from identity.did import DeviceId
 from identity.keys import DeviceKey
+from node.cli.exit_codes import exit_code_of
 from node.errors import LinkRequestUnknown, NodeError
+from node.failures import NAMED
 from node.net.access import Access
 from node.net.streams import PeerStream
 from node.net.transport import Transport
@@ -38,6 +40,7 @@ from protocol.scope import Scope
 from protocol.text import clean_name
 from protocol.ticket import MAX_LIFE_S, NONCE_BYTES, SECRET_BYTES, SKEW_S, Ticket, TicketBook, issue_ticket, open_ticket
 from store.errors import StoreError
+from store.linking import Linking
 from store.peers import LinkedPeer, Peers
 
 LinkEvent = dict[str, object]
@@ -99,22 +102,30 @@ class LinkService:
         self,
         transport: Transport,
         peers: Peers,
+        linking: Linking,
         threads: Threads,
         key: DeviceKey,
         nickname: Callable[[], str],
         clock: Clock,
         entropy: Entropy,
         contacts: Contacts,
+        *,
+        keep: Callable[[LinkedPeer], object] | None = None,
+        drop: Callable[[LinkedPeer, int], object] | None = None,
     ) -> None:
+        """`keep(peer)` stores a link and `drop(peer, now_s)` removes one, in the database; `peers` does unless told."""
         self._transport = transport
         self._links = transport.peers
         self._peers = peers
+        self._linking = linking
         self._threads = threads
         self._key = key
         self._nickname = nickname
         self._clock = clock
         self._entropy = entropy
         self._contacts = contacts
+        self._keep = keep or peers.add
+        self._drop = drop or (lambda peer, now_s: peers.remove(peer.did, now_s))
         self._book = TicketBook()
         self._shown: dict[bytes, _Shown] = {}
         self._requests: dict[str, _Request] = {}
@@ -193,13 +204,14 @@ class LinkService:
 
     async def disable(self, peer: LinkedPeer) -> None:
         """Unlink: from when this returns, nothing of the peer is served and nothing is sent to it."""
-        await self._threads.database(self._peers.remove, peer.did, self._clock.now_s())
-        self._links.remove(peer.did)
-        self._contacts.forget(peer.did)
-        await self._transport.disconnect(peer.did)
-        _log.info("unlinked", extra={"peer": peer.did})
-        for callback in self._changed:
-            await callback(peer, False)
+        with trio.CancelScope(shield=True):  # a caller that leaves must not leave half of it behind
+            await self._threads.database(self._linking.unlink, peer, self._clock.now_s())
+            self._links.remove(peer.did)
+            self._contacts.forget(peer.did)
+            await self._transport.disconnect(peer.did)
+            _log.info("unlinked", extra={"peer": peer.did})
+            for callback in self._changed:
+                await callback(peer, False)
 
     async def _serve(self, stream: PeerStream) -> None:
         """Serve one attempt of a device that holds one of our tickets, or says so."""
@@ -235,13 +247,19 @@ class LinkService:
         attempt.end(outcome)
 
     async def _store(self, peer: LinkedPeer) -> None:
-        await self._threads.database(self._peers.add, peer)
+        await self._threads.database(self._linking.link, peer)
         self._links.set(peer.did, peer.scope)
         _log.info("linked", extra={"peer": peer.did, "scope": str(peer.scope)})
-        for callback in self._changed:
-            await callback(peer, True)
+        await self._tell_change(peer, True)
         self._contacts.attend(peer.did)
         await self._transport.linked(peer.did)
+
+    async def _tell_change(self, peer: LinkedPeer, linked: bool) -> None:
+        for callback in self._changed:
+            try:
+                await callback(peer, linked)
+            except NAMED as error:  # the link is in force, or gone, all the same
+                _log.warning("link_change_not_noted", extra={"peer": peer.did, "error": type(error).__name__})
 
     async def _expire(self, shown: "_Shown", ttl_s: int) -> None:
         await trio.sleep(ttl_s)
@@ -326,8 +344,9 @@ class _Attempt:
         )
         now_s = self._service._clock.now_s()
         peer = agreed.peer
-        self.linked = LinkedPeer(peer.did, peer.nickname, agreed.scope, addresses, now_s, now_s)
-        await self._service._store(self.linked)
+        linked = LinkedPeer(peer.did, peer.nickname, agreed.scope, addresses, now_s, now_s)
+        await self._service._store(linked)
+        self.linked = linked
 
     def end(self, outcome: Failure | None) -> None:
         """Tell the person how the attempt ended."""
@@ -361,7 +380,8 @@ class _Attempt:
 
 
 def _failure(error: Failure) -> LinkEvent:
-    return {"kind": type(error).__name__, "message": str(error), "hint": error.hint}
+    code = int(exit_code_of(error))
+    return {"kind": type(error).__name__, "message": str(error), "hint": error.hint, "exit_code": code}
 
 
 @asynccontextmanager
