@@ -7,13 +7,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from node.cli.client import ControlClient
 from node.cli.exit_codes import ExitCode
 from node.cli.invocation import Invocation
 from node.config import Home, make_private_directory
 from node.errors import ControlFailed, NodeNotRunning, NodeStartFailed
+
+MAX_PASSPHRASE_ATTEMPTS: Final = 3
 
 
 def running_node(invocation: Invocation) -> ControlClient | None:
@@ -51,22 +53,29 @@ def _one_starter(home: Home) -> Iterator[None]:
 
 
 def _start(invocation: Invocation) -> None:
-    try:
-        _start_once(invocation, _known_passphrase(invocation))
-    except ControlFailed as error:
-        if error.exit_code != ExitCode.NO_SECRET_STORE or not invocation.screen.interactive:
-            raise
-        invocation.screen.say("No keychain works here: the keys go into a vault under a passphrase.")
-        _start_once(invocation, invocation.ask_passphrase(new=True))
+    """Start the node; where a person is there to ask, a passphrase is asked for when it is needed or was wrong."""
+    passphrase = _known_passphrase(invocation)
+    for attempt in range(1, MAX_PASSPHRASE_ATTEMPTS + 1):
+        try:
+            _start_once(invocation, passphrase)
+            return
+        except ControlFailed as error:
+            asked = error.exit_code in (ExitCode.NO_SECRET_STORE, ExitCode.PASSPHRASE_WRONG)
+            given = invocation.passphrase_source() is not None
+            if not asked or given or not invocation.screen.interactive or attempt == MAX_PASSPHRASE_ATTEMPTS:
+                raise
+            invocation.screen.fail(error)
+            passphrase = invocation.ask_passphrase(new=not invocation.home.vault.exists())
 
 
 def _known_passphrase(invocation: Invocation) -> bytes | None:
     source = invocation.passphrase_source()
     if source is not None:
         return source()
-    if invocation.home.vault.exists():
+    typed = invocation.typed_passphrase()
+    if typed is None and invocation.home.vault.exists():
         return invocation.ask_passphrase(new=False)
-    return None
+    return typed
 
 
 def _start_once(invocation: Invocation, passphrase: bytes | None) -> None:

@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,8 @@ class Invocation:
     home: Home
     environment: Environment
     screen: Screen
+    # What the person typed in this run, so that nothing is asked twice.
+    _typed: list[bytes] = field(default_factory=list, repr=False)
 
     def settings(self) -> Settings:
         """Return what the home remembers."""
@@ -36,6 +38,10 @@ class Invocation:
             path = self.environment.passphrase_file
             return lambda: read_passphrase_file(path)
         return None
+
+    def typed_passphrase(self) -> bytes | None:
+        """Return the passphrase that the person typed in this run already."""
+        return self._typed[-1] if self._typed else None
 
     def ask_passphrase(self, *, new: bool) -> bytes:
         """Return the passphrase that the person types; twice when it is a new one.
@@ -51,12 +57,17 @@ class Invocation:
             )
         import getpass
 
+        if new:
+            self.screen.say(
+                "This device's keys go into a vault under a passphrase. Without it nobody can open them again."
+            )
         first = getpass.getpass("Passphrase of the vault: ")
         if new and getpass.getpass("The same once more: ") != first:
             raise PassphraseUnreadable("the terminal", "the two differ")
         if not first:
             raise PassphraseUnreadable("the terminal", "nothing was typed")
-        return first.encode()
+        self._typed.append(first.encode())
+        return self._typed[-1]
 
 
 class _OnceRead:

@@ -30,6 +30,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return ExitCode.OK
     except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # the terminal has just shown ^C on the line
         return screen.fail(Interrupted())
     except Exception as error:  # noqa: BLE001 - the outermost frame: nobody is shown a traceback without --debug
         if arguments.debug:
