@@ -24,12 +24,7 @@ def default_listen(port: int) -> tuple[str, ...]:
     Concrete addresses, because what is listened on is also what is told to peers. Link-local IPv6 is left out: it needs
     a zone, which means nothing on another machine. Port 0 gives every address a port of its own.
     """
-    found = {"127.0.0.1": None}
-    for addresses in psutil.net_if_addrs().values():
-        for address in addresses:
-            if address.family in (socket.AF_INET, socket.AF_INET6) and _is_concrete(address.address):
-                found[address.address] = None
-    return tuple(format_address(Address(host, port)) for host in found)
+    return tuple(format_address(Address(host, port)) for host in _hosts())
 
 
 async def open_listeners(listen: Sequence[str]) -> list[trio.SocketListener]:
@@ -54,6 +49,15 @@ def address_of(listener: trio.SocketListener) -> Address:
     """Return the real address of a listener."""
     host, port = listener.socket.getsockname()[:2]
     return Address(str(host), int(port))
+
+
+def addresses_of(listener: trio.SocketListener) -> list[Address]:
+    """Return where others reach a listener: one that listens everywhere, at every address of this machine."""
+    address = address_of(listener)
+    ip = ipaddress.ip_address(address.host)
+    if not ip.is_unspecified:
+        return [address]
+    return [Address(own, address.port) for own in _hosts() if ipaddress.ip_address(own).version == ip.version]
 
 
 class Bound(IListener):
@@ -85,6 +89,15 @@ async def _open(text: str) -> trio.SocketListener:
             raise PortInUse("peer address", text) from error
         raise ListenFailed(text, error.strerror or str(error)) from error
     return listener
+
+
+def _hosts() -> list[str]:
+    found = {"127.0.0.1": None}
+    for addresses in psutil.net_if_addrs().values():
+        for address in addresses:
+            if address.family in (socket.AF_INET, socket.AF_INET6) and _is_concrete(address.address):
+                found[address.address] = None
+    return list(found)
 
 
 def _is_concrete(host: str) -> bool:

@@ -73,6 +73,7 @@ class LimitedYamux(Yamux):
         except Exception as error:  # noqa: BLE001 - whatever libp2p lets escape ends this connection, not the swarm
             _log.warning("connection_failed", extra={"error": type(error).__name__})
             await self.abort()
+            await self._cleanup_on_error()
 
     async def abort(self) -> None:
         """Close the socket at once; every stream then ends, and whoever is blocked in a read or write wakes up."""

@@ -108,12 +108,12 @@ class OneConnectionMuxer(MuxerMultistream):
         peer = self._device(peer_id)
         await self._selector.select(conn, conn.is_initiator, self.negotiate_timeout)
         self._forget_closed()
-        older = self._admitted.get(peer)
-        if older is not None and not self._replaces(peer, older, outbound=conn.is_initiator):
-            raise MuxerUpgradeFailure("a connection to this peer is there already")
         host = str((conn.get_remote_address() or ("",))[0])
         if not conn.is_initiator and not self._is_linked(peer):
             await self._make_room_for_stranger(host)
+        older = self._admitted.get(peer)  # from here to the entry below nothing else may run
+        if older is not None and not self._replaces(peer, older, outbound=conn.is_initiator):
+            raise MuxerUpgradeFailure("a connection to this peer is there already")
         connection = LimitedYamux(
             conn,
             peer_id,

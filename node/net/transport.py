@@ -26,7 +26,7 @@ from identity.keys import DeviceKey
 from node.errors import PeerNotLinked, PeerUnreachable, StreamClosed
 from node.failures import NAMED, is_named, leaves, names_of
 from node.net.access import Access, LinkedPeers, refusal_code
-from node.net.listening import Bound, address_of, open_listeners
+from node.net.listening import Bound, addresses_of, open_listeners
 from node.net.streams import CappedReader, PeerStream
 from node.net.swarm import Liveness, NodeSwarm, build_host, is_ended
 from protocol.address import Address, dialable, format_address, parse_address
@@ -90,7 +90,7 @@ class Transport:
             ListenFailed: an address to listen on is not usable on this machine.
         """
         listeners = await open_listeners(self._listen)
-        bound = [address_of(listener) for listener in listeners]
+        bound = [address for listener in listeners for address in addresses_of(listener)]
         peer_id = peer_id_of(self.us)
         self.addresses = tuple(format_address(Address(at.host, at.port, peer_id)) for at in bound)
         async with background_trio_service(self._swarm), trio.open_nursery() as nursery:
@@ -238,7 +238,8 @@ class Transport:
         peer_stream = PeerStream(stream, peer, str(protocol), lambda: refusal_code(access, self.peers.scope_of(peer)))
         code = refusal_code(access, self.peers.scope_of(peer))
         if code is not None:
-            _log.info("stream_refused", extra={"peer": peer, "protocol": protocol, "code": str(code)})
+            level = logging.INFO if self._is_linked(peer) else logging.DEBUG  # strangers must not fill the log
+            _log.log(level, "stream_refused", extra={"peer": peer, "protocol": protocol, "code": str(code)})
             await peer_stream.refuse(code)
             return
         with trio.CancelScope() as scope:

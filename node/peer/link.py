@@ -351,7 +351,8 @@ class _Attempt:
     def end(self, outcome: Failure | None) -> None:
         """Tell the person how the attempt ended."""
         if outcome is not None:
-            _log.info("link_failed", extra={"peer": self._peer, "error": type(outcome).__name__})
+            level = logging.INFO if self._told is not None else logging.DEBUG  # strangers must not fill the log
+            _log.log(level, "link_failed", extra={"peer": self._peer, "error": type(outcome).__name__})
         if self._told is None:
             return  # the other side knew no ticket of ours: nothing was begun
         if outcome is None and self.linked is not None:

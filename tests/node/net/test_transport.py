@@ -266,6 +266,14 @@ async def test_every_listen_address_gets_its_real_port() -> None:
         assert path.startswith("/ip6/::1/tcp/")
 
 
+async def test_listening_everywhere_tells_concrete_addresses() -> None:
+    one = Transport(key_from_number(1), ["/ip4/0.0.0.0/tcp/0"], LinkedPeers())
+    async with running(one):
+        assert one.addresses
+        assert one.addresses[0].startswith("/ip4/127.0.0.1/tcp/")
+        assert not any("0.0.0.0" in address or "/tcp/0/" in address for address in one.addresses)
+
+
 def test_the_default_addresses_are_concrete() -> None:
     addresses = default_listen(4001)
     assert addresses[0] == "/ip4/127.0.0.1/tcp/4001"

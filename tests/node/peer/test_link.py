@@ -1,7 +1,8 @@
 """Linking over real connections: consent on both sides, every wrong ticket, unlinking."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,12 @@ from node.peer.link import LinkEvent, LinkService
 from node.ports import SystemClock, SystemEntropy
 from node.threads import Threads
 from protocol.errors import TicketExpired, TicketInvalid
+from protocol.link import PROTOCOL, Event, LinkSession, Party, Send
 from protocol.scope import Scope
-from protocol.ticket import issue_ticket
+from protocol.ticket import Ticket, issue_ticket, open_ticket
+from store.chats import Chats
 from store.database import Database
+from store.linking import Linking
 from store.peers import Peers
 
 GREET = "/tilenode/greet/1"
@@ -42,8 +46,11 @@ class Node:
         self.contacts = Contacts(
             self.transport, self.peers, threads, clock, entropy, pace=Pace(first_retry_s=0.05, interval_s=30.0)
         )
+        links = self.transport.peers
+        self.chats = Chats(self.database, self.key, lambda did: links.scope_of(did) is Scope.OWN, clock.now_ms)
+        self.linking = Linking(self.peers, self.chats.feeds)
         self.link = LinkService(
-            self.transport, self.peers, threads, self.key, lambda: nickname, clock, entropy, self.contacts
+            self.transport, self.peers, self.linking, threads, self.key, lambda: nickname, clock, entropy, self.contacts
         )
 
     @property
@@ -197,7 +204,15 @@ async def test_a_used_ticket_is_known_after_a_restart(tmp_path: Path) -> None:
         ):
             await next_event(shown, "request")
         one.link = LinkService(
-            one.transport, one.peers, Threads(), one.key, lambda: "one", SystemClock(), SystemEntropy(), one.contacts
+            one.transport,
+            one.peers,
+            one.linking,
+            Threads(),
+            one.key,
+            lambda: "one",
+            SystemClock(),
+            SystemEntropy(),
+            one.contacts,
         )
         async with two.link.join(ticket, Scope.OWN, True) as joined:
             assert (await next_event(joined, "failed"))["kind"] == "TicketUsed"
@@ -269,6 +284,54 @@ async def test_wrong_tickets_are_named(tmp_path: Path) -> None:
         foreign, _ = issue_ticket(one.key, one.transport.addresses, now_s, 600, bytes(16), bytes(16))
         async with two.link.join(foreign, Scope.OWN, True) as joined:
             assert (await next_event(joined, "failed"))["kind"] == "TicketUnknown"
+
+
+async def test_three_wrong_proofs_burn_the_ticket_and_the_person_is_told(tmp_path: Path) -> None:
+    async with nodes(tmp_path, "one", "two") as (one, two), one.link.enable(Scope.OWN) as shown:
+        text = await ticket_of(shown)
+        right = open_ticket(text, SystemClock().now_s())
+        for expected in ("attempt", "attempt", "failed"):
+            wrong = replace(right, secret=bytes(16))
+            assert (await guess(two, wrong)).code == "proof-wrong"
+            event = await next_event(shown, expected)
+            assert event["kind"] == ("TicketBurned" if expected == "failed" else "ProofWrong")
+        async with two.link.join(text, Scope.OWN, True) as joined:
+            assert (await next_event(joined, "failed"))["kind"] == "TicketBurned"
+
+
+async def guess(node: Node, ticket: Ticket) -> RemoteRefused:
+    """Run the joiner's part with a ticket whose secret is not known."""
+    await node.transport.dial(ticket.did, ticket.addresses)
+    us = Party(node.did, "guesser", Scope.OWN)
+    session, first = LinkSession.join(node.key, us, ticket, bytes(32), [])
+    async with node.transport.open(ticket.did, PROTOCOL) as stream:
+        with pytest.raises(RemoteRefused) as caught:
+            await play(stream, session, first)
+    return caught.value
+
+
+async def play(stream: PeerStream, session: LinkSession, events: list[Event]) -> None:
+    while True:
+        for event in events:
+            assert isinstance(event, Send)
+            await stream.send(event.payload)
+        events = session.receive(await stream.receive(8_192))
+
+
+async def test_a_stranger_that_says_nothing_holds_no_ticket(tmp_path: Path) -> None:
+    async with nodes(tmp_path, "one", "two", "three") as (one, two, three), one.link.enable(Scope.OWN) as shown:
+        text = await ticket_of(shown)
+        await three.transport.dial(one.did, one.transport.addresses)
+        async with AsyncExitStack() as stack:
+            for _ in range(2):
+                await stack.enter_async_context(three.transport.open(one.did, PROTOCOL))
+            late = await stack.enter_async_context(three.transport.open(one.did, PROTOCOL))
+            with pytest.raises(RemoteRefused) as caught:
+                await late.receive(1_000)
+            assert caught.value.code == "busy"
+            async with two.link.join(text, Scope.OWN, True) as joined:
+                await next_event(shown, "request")
+                await next_event(joined, "request")
 
 
 async def test_nobody_there_is_told_as_unreachable(tmp_path: Path) -> None:
