@@ -7,8 +7,7 @@ from typing import Final
 import trio
 
 from identity.did import DeviceId
-from identity.errors import IdentityError
-from node.errors import NodeError
+from node.failures import NAMED
 from node.net.transport import Transport
 from node.peer.gossip import Gossip
 from node.peer.layer_fetch import PATIENCE_S
@@ -16,16 +15,13 @@ from node.peer.pull import Event, Pull, PullParts
 from node.peer.serving import ArrivingLayers, Serving
 from node.ports import Clock
 from node.threads import Threads
-from protocol.errors import ProtocolError
 from protocol.model_name import parse_model_name
-from store.errors import StoreError
 from store.models import ModelStore
 from store.offers import Offer, Offers
 from store.peers import LinkedPeer, Peers
 
 # Progress waits here for a reader that is a little late; the pull itself never waits for a progress bar.
 EVENT_BUFFER: Final = 64
-_EXPECTED: Final = (NodeError, StoreError, ProtocolError, IdentityError)
 
 
 class Fetch:
@@ -84,7 +80,7 @@ class Fetch:
             async with send:
                 try:
                     await Pull(self._parts, wanted, from_peer, nicknames, send).run()
-                except _EXPECTED as error:
+                except NAMED as error:
                     failures.append(error)
 
         try:

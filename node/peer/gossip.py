@@ -14,7 +14,8 @@ import trio
 from identity.did import DeviceId
 from identity.errors import IdentityError
 from identity.keys import DeviceKey
-from node.errors import NodeError, OriginStopped
+from node.errors import OriginStopped
+from node.failures import NAMED
 from node.net.transport import Transport
 from node.peer.heads import HeadsExchange
 from node.peer.intake import Claim, Intake, offer_event
@@ -27,7 +28,6 @@ from protocol.digest import Digest, digest_of
 from protocol.errors import ProtocolError
 from protocol.gossip import TOPIC, Announcement, open_announcement, sign_announcement
 from protocol.provenance import decode_and_verify_provenance
-from store.errors import StoreError
 from store.evidence import SeenLogs
 from store.log import Log
 from store.models import ModelStore
@@ -40,7 +40,6 @@ MAX_MESSAGES_PER_S: Final = 10.0
 MESSAGE_BURST: Final = 20.0
 MAX_FORWARDERS_KEPT: Final = 256
 MAX_AT_ONCE: Final = 4
-EXPECTED: Final = (NodeError, StoreError, ProtocolError, IdentityError, trio.TooSlowError)
 
 _log = logging.getLogger("tilenode.gossip")
 
@@ -66,7 +65,7 @@ class _Budget:
 class Gossip:
     """What this node and its linked peers tell each other about models. Construct it, then start `run`.
 
-    `exchange` is the callback for every contact; `announce` tells about a model that was just published.
+    `contact` is the callback for every contact; `announce` tells about a model that was just published.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class Gossip:
         self._threads = threads
         self._clock = clock
         self._publish = publish
-        self.origins = Origins(transport, seen_logs, log, threads, publish)
+        self.origins = Origins(transport, seen_logs, log, offers, threads, publish)
         self.shelf = Shelf(store, threads, self.origins.stopped)
         self.intake = Intake(transport, self.origins, self.shelf, offers, threads)
         self._heads = HeadsExchange(
@@ -122,8 +121,15 @@ class Gossip:
                 self._pubsub = None
         raise AssertionError("unreachable: only cancellation ends the service")
 
+    async def contact(self, peer: DeviceId) -> None:
+        """Do what a contact with `peer` is for; one exchange serves both sides, so the lower DID begins it."""
+        if self._key.did < peer:
+            await self.exchange(peer)
+        else:
+            await self.origins.require_honest(peer)
+
     async def exchange(self, peer: DeviceId) -> None:
-        """Exchange heads with a connected peer and settle them: what a contact is for. Raises as `HeadsExchange`."""
+        """Exchange heads with a connected peer and settle them. Raises as `HeadsExchange.exchange`."""
         await self._heads.exchange(peer)
 
     async def announce(self, bundle: bytes) -> None:
@@ -176,9 +182,7 @@ class Gossip:
             announcement = open_announcement(data)
             if announcement.origin != self._key.did:
                 await self._verify(announcement, self._forwarders.get(digest_of(data)))
-        except OriginStopped as error:
-            await self._threads.database(self._offers.remove_publisher, error.origin)
-        except EXPECTED as error:
+        except NAMED as error:
             _log.info("announcement_not_settled", extra={"error": type(error).__name__})
         finally:
             limit.release_on_behalf_of(token)
@@ -198,7 +202,7 @@ class Gossip:
                 offer = await self.intake.accept(claim)
             except OriginStopped:
                 raise
-            except EXPECTED as error:
+            except NAMED as error:
                 _log.info("announced_offer_not_settled", extra={"peer": holder, "error": type(error).__name__})
                 continue
             await self._threads.database(self._offers.add, offer)

@@ -7,8 +7,8 @@ from typing import Final
 import trio
 
 from identity.did import DeviceId, parse_did
-from identity.errors import IdentityError
-from node.errors import LogBehind, NodeError, OfferRefused, OriginStopped
+from node.errors import LogBehind, OfferRefused, OriginStopped
+from node.failures import NAMED
 from node.net.access import Access
 from node.net.streams import PeerStream
 from node.net.transport import Transport
@@ -16,7 +16,7 @@ from node.peer.intake import Claim, Intake, offer_event
 from node.peer.origins import Origins
 from node.peer.shelf import Shelf
 from node.threads import Threads
-from protocol.errors import CheckpointInvalid, FieldInvalid, ProtocolError
+from protocol.errors import CheckpointInvalid, FieldInvalid
 from protocol.heads import (
     HEADS_PROTOCOL,
     MAX_HEADS_BYTES,
@@ -37,7 +37,7 @@ from protocol.heads import (
     heads_digest,
 )
 from protocol.refusal import RefusalCode
-from store.errors import LogRolledBack, StoreError
+from store.errors import LogRolledBack
 from store.log import Log
 from store.offers import Offer, Offers
 from store.peers import Peers
@@ -75,7 +75,7 @@ class HeadsExchange:
         self._threads = threads
         self._nickname = nickname
         self._publish = publish
-        self._settled: dict[DeviceId, bytes] = {}
+        self._settled: dict[DeviceId, tuple[bytes, int]] = {}
         self._settling: dict[DeviceId, trio.Lock] = {}
         transport.handle(HEADS_PROTOCOL, self._serve, access=Access.LINKED)
 
@@ -91,7 +91,7 @@ class HeadsExchange:
         own = await self._own_heads(peer)
         with trio.fail_after(ROUND_S):
             async with self._transport.open(peer, HEADS_PROTOCOL) as stream:
-                await stream.send(encode_greeting(Greeting(heads_digest(own), self._seen(peer))))
+                await stream.send(encode_greeting(Greeting(heads_digest(own), await self._seen(peer))))
                 answer = decode_answer(await stream.receive(MAX_HEADS_FRAME_BYTES))
                 if answer.want:
                     await stream.send(own)
@@ -99,7 +99,7 @@ class HeadsExchange:
             await self._settle(peer, answer.heads)
 
     def forget(self, peer: DeviceId) -> None:
-        """Forget what was settled with a peer, as after it was unlinked: the next contact starts anew."""
+        """Forget what was settled with a peer that was unlinked: the next contact starts anew."""
         self._settled.pop(peer, None)
 
     async def _serve(self, stream: PeerStream) -> None:
@@ -110,7 +110,7 @@ class HeadsExchange:
         heads = None
         with trio.fail_after(ROUND_S):
             greeting = decode_greeting(await stream.receive(MAX_REQUEST_BYTES))
-            answer = answer_greeting(greeting, await self._own_heads(peer), self._seen(peer))
+            answer = answer_greeting(greeting, await self._own_heads(peer), await self._seen(peer))
             await stream.send(encode_answer(answer))
             if answer.want:
                 heads = await stream.receive(MAX_HEADS_BYTES)
@@ -120,8 +120,11 @@ class HeadsExchange:
             await stream.close()
             await self._settle(peer, heads)
 
-    def _seen(self, peer: DeviceId) -> bytes:
-        return self._settled.get(peer, NOTHING_SEEN)
+    async def _seen(self, peer: DeviceId) -> bytes:
+        """Return the digest of the heads that are settled; nothing is, once offers were dropped, as by unlinking."""
+        digest, count = self._settled.get(peer, (NOTHING_SEEN, 0))
+        kept = await self._threads.database(self._offers.of_peer, peer)
+        return digest if len(kept) == count else NOTHING_SEEN
 
     async def _own_heads(self, peer: DeviceId) -> bytes:
         heads = Heads(
@@ -137,7 +140,7 @@ class HeadsExchange:
         """Take in all of a peer's heads; what failed for now is tried again at the next contact."""
         async with self._settling.setdefault(peer, trio.Lock()):
             digest = heads_digest(encoded)
-            if self._settled.get(peer) == digest:
+            if await self._seen(peer) == digest:
                 return
             heads = decode_heads(encoded)
             await self._note_contact_facts(peer, heads)
@@ -146,16 +149,19 @@ class HeadsExchange:
             accepted: list[Offer] = []
             for offered in heads.offers:
                 settled &= await self._settle_offer(peer, offered, accepted)
-            await self._keep(peer, accepted)
+            count = await self._keep(peer, accepted)
             if settled:
-                self._settled[peer] = digest
+                self._settled[peer] = (digest, count)
 
-    async def _keep(self, peer: DeviceId, accepted: list[Offer]) -> None:
+    async def _keep(self, peer: DeviceId, settled: list[Offer]) -> int:
+        """Replace what the peer is known to offer, tell what is new, and return how many offers are kept."""
+        accepted = [offer for offer in settled if offer.publisher not in self._origins.stopped()]
         before = set(await self._threads.database(self._offers.of_peer, peer))
         await self._threads.database(self._offers.replace, peer, accepted)
         for offer in accepted:
             if offer not in before:
                 self._publish({**offer_event(offer), "via": "heads"})
+        return len(await self._threads.database(self._offers.of_peer, peer))
 
     async def _settle_checkpoint(self, peer: DeviceId, note: bytes) -> bool:
         try:
@@ -164,10 +170,9 @@ class HeadsExchange:
             return False
         except CheckpointInvalid as error:
             raise FieldInvalid("heads.checkpoint", str(error)) from error
-        except (NodeError, ProtocolError, trio.TooSlowError) as error:
-            if isinstance(error, OriginStopped):
-                await self._threads.database(self._offers.remove_publisher, peer)
-                raise
+        except OriginStopped:
+            raise
+        except NAMED as error:
             _log.info("checkpoint_not_settled", extra={"peer": peer, "error": type(error).__name__})
             return False
         return True
@@ -178,12 +183,11 @@ class HeadsExchange:
         try:
             accepted.append(await self._intake.accept(claim))
         except OriginStopped as error:
-            await self._threads.database(self._offers.remove_publisher, offered.publisher)
             if error.origin == peer:
                 raise
         except OfferRefused as error:
             _log.warning("offer_refused", extra={"peer": peer, "manifest": offered.manifest, "reason": error.reason})
-        except (NodeError, ProtocolError, trio.TooSlowError) as error:
+        except NAMED as error:
             _log.info("offer_not_settled", extra={"peer": peer, "error": type(error).__name__})
             return False
         return True
@@ -197,19 +201,10 @@ class HeadsExchange:
                     await self._threads.store(self._own.observe, note)
                 elif await self._is_relevant(origin):
                     await self._origins.follow(origin, note)
-            except OriginStopped as error:
-                await self._threads.database(self._offers.remove_publisher, error.origin)
             except LogRolledBack:
                 _log.error("own_log_rolled_back", extra={"peer": peer})
                 self._publish({"event": "alarm", "kind": "own-log-rolled-back", "peer": peer})
-            except (
-                NodeError,
-                StoreError,
-                ProtocolError,
-                IdentityError,
-                UnicodeDecodeError,
-                trio.TooSlowError,
-            ) as error:
+            except (*NAMED, UnicodeDecodeError) as error:
                 _log.debug("relayed_checkpoint_dropped", extra={"peer": peer, "error": type(error).__name__})
 
     async def _is_relevant(self, origin: DeviceId) -> bool:

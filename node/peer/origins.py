@@ -28,6 +28,7 @@ from protocol.refusal import RefusalCode
 from store.errors import LogForked
 from store.evidence import SeenCheckpoint, SeenLogs
 from store.log import Log
+from store.offers import Offers
 
 REQUEST_S: Final = 20.0
 _NO_PROOF: Final = Proof((), b"")
@@ -43,6 +44,7 @@ class Origins:
         transport: Transport,
         seen: SeenLogs,
         log: Log,
+        offers: Offers,
         threads: Threads,
         alarm: Callable[[Mapping[str, object]], None],
     ) -> None:
@@ -50,6 +52,7 @@ class Origins:
         self._transport = transport
         self._seen = seen
         self._own: Final = log
+        self._offers = offers
         self._threads = threads
         self._alarm = alarm
         self._stopped: frozenset[DeviceId] = frozenset()
@@ -109,11 +112,13 @@ class Origins:
         return await self._threads.store(self._known_checkpoints, peer, limit)
 
     async def _proof_between(self, origin: DeviceId, latest: SeenCheckpoint | None, found: Checkpoint) -> Proof:
-        if latest is None or 0 in (latest.size, found.size) or latest.size == found.size:
+        if latest is None or latest.size in (0, found.size):
             return _NO_PROOF
         small, large = sorted((latest.size, found.size))
         try:
-            return await self._request_proof(ProofRequest(origin, small, large))
+            # Nothing has to be proven of an empty log but that its origin still has what was seen.
+            proof = await self._request_proof(ProofRequest(origin, small or large, large))
+            return proof if small else _NO_PROOF
         except RemoteRefused as error:
             if found.size < latest.size and error.code == RefusalCode.NOT_FOUND:
                 self._note_behind(origin, latest.size, found.size)
@@ -144,6 +149,7 @@ class Origins:
 
     async def _stop(self, origin: DeviceId, error: LogForked) -> None:
         self._stopped |= {origin}
+        await self._threads.database(self._offers.remove_publisher, origin)
         _log.error("log_forked", extra={"origin": origin, "sizes": error.sizes})
         self._alarm({"event": "alarm", "kind": "log-forked", "origin": origin, "sizes": list(error.sizes)})
         await self._transport.disconnect(origin)

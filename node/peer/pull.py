@@ -9,12 +9,10 @@ from typing import Final
 import trio
 
 from identity.did import DeviceId, short_did
-from identity.errors import IdentityError
 from node.errors import (
     FetchStalled,
     LayerTooLarge,
     ModelNotOffered,
-    NodeError,
     OfferAmbiguous,
     OriginStopped,
     PeerNotLinked,
@@ -22,6 +20,7 @@ from node.errors import (
     RemoteRefused,
     StreamClosed,
 )
+from node.failures import NAMED
 from node.net.transport import Transport
 from node.peer.intake import Intake
 from node.peer.layer_fetch import PATIENCE_S, LayerFetch
@@ -31,7 +30,6 @@ from node.ports import Clock
 from node.threads import Threads
 from protocol.chunkmap import ChunkMap
 from protocol.digest import Digest, format_oci_digest, short_digest
-from protocol.errors import ProtocolError
 from protocol.manifest import Descriptor, Layer, Manifest, parse_manifest
 from protocol.model_name import ModelName, format_model_name
 from protocol.provenance import Provenance, decode_and_verify_provenance
@@ -46,7 +44,6 @@ Event = dict[str, object]
 
 RETRY_S: Final = 1.0
 MAX_EXCHANGES: Final = 3
-EXCHANGE_ERRORS: Final = (NodeError, ProtocolError, IdentityError, trio.TooSlowError)
 
 _log = logging.getLogger("tilenode.pull")
 
@@ -188,7 +185,7 @@ class Pull:
                 if self.source is not None:
                     await self.parts.transport.dial(peer, self.source.addresses)
                 await self.parts.exchange(peer)
-            except EXCHANGE_ERRORS as error:
+            except NAMED as error:
                 failures[peer] = error
                 _log.info("refresh_failed", extra={"peer": peer, "error": type(error).__name__})
                 if not isinstance(error, PeerUnreachable | StreamClosed):
@@ -206,7 +203,7 @@ class Pull:
                 try:
                     bundle = await self.parts.intake.fetch_bundle(offer.peer, offer.manifest, offer.bundle)
                     provenance = await self.parts.threads.store(decode_and_verify_provenance, bundle)
-                except EXCHANGE_ERRORS as error:
+                except NAMED as error:
                     patience.note(offer.peer, error)
                     continue
                 self.tally.moved += len(bundle)
@@ -244,7 +241,7 @@ class Pull:
             for peer in self._candidates(holders, patience):
                 try:
                     content = await fetch_small(self.parts.transport, peer, blob.digest, blob.size, self._count)
-                except EXCHANGE_ERRORS as error:
+                except NAMED as error:
                     patience.note(peer, error)
                     continue
                 await self.parts.threads.store(self.parts.store.blobs.publish_bytes, content)

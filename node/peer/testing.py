@@ -87,7 +87,7 @@ class ModelNode:
             wake=self.contacts.wake,
             patience_s=patience_s,
         )
-        self.contacts.on_contact(self.gossip.exchange)
+        self.contacts.on_contact(self.gossip.contact)
 
     @property
     def port(self) -> int:
