@@ -40,6 +40,8 @@ The message says what failed, where and what was found; `hint` says what to do a
         ├── EnvelopeInvalid
         ├── StatementInvalid
         └── LogEntryInvalid
+
+Longer than most files: one table of every named error.
 """
 
 

@@ -3,6 +3,8 @@
 Frames of `protocol.wire` on a socketpair, each a message of `protocol.codec`. Fractions travel as decimal text and
 token ids as packed 32-bit integers, so that the one canonical encoding without floats serves here too. Free-form values
 (chat messages, tool schemas) travel as JSON text and are handed to the template as they came.
+
+Longer than most files: both directions of one small protocol, side by side.
 """
 
 import math

@@ -44,8 +44,11 @@ The message says what failed, where and what was found; `hint` says what to do a
     ├── ChatAmbiguous
     ├── EntryUnknown
     ├── FeedForked
+    ├── FeedBehind
     ├── FeedBroken
     └── DeviceRemoved
+
+Longer than most files: one table of every named error.
 """
 
 from pathlib import Path
@@ -174,6 +177,22 @@ class FeedForked(StoreError):
         self.sequence = sequence
 
 
+class FeedBehind(StoreError):
+    """Another own device holds more of this device's feed than is here: the database was put back from a backup.
+
+    What was written since comes back by sync; a line written before that would be a second history.
+    """
+
+    hint = "fetch it first: tilenode sync; if that brings nothing, unlink the device that says so"
+
+    def __init__(self, author: str, held: int, peer: str, claimed: int) -> None:
+        super().__init__(f"feed of {author}: {held} entries are here, {peer} says it holds {claimed}")
+        self.author = author
+        self.held = held
+        self.peer = peer
+        self.claimed = claimed
+
+
 class FeedBroken(StoreError):
     """A feed as kept is not the chain that its author signed: the database was changed by another program."""
 
@@ -186,9 +205,9 @@ class FeedBroken(StoreError):
 
 
 class DeviceRemoved(StoreError):
-    """This device was removed here; removal is for ever, so that a lost device cannot come back by introduction."""
+    """This device was removed from the chats here; nobody's introduction brings it back, only a new link made here."""
 
-    hint = "give that device a new identity (a new TILENODE_HOME) and link it again"
+    hint = "link it again as an own device: tilenode link enable"
 
     def __init__(self, did: str, nickname: str) -> None:
         super().__init__(f"device {nickname} ({did}): was removed here")
