@@ -40,8 +40,8 @@ from protocol.provenance import decode_and_verify_provenance
 from protocol.scope import Scope
 from store.chats import Chats
 from store.database import Database
-from store.errors import DeviceRemoved
 from store.evidence import SeenLogs
+from store.linking import Linking
 from store.lock import lock_home
 from store.log import Log
 from store.models import ModelStore
@@ -93,7 +93,8 @@ async def _build(config: Config, api: socket.socket, stopping: trio.Event, resou
     transport = Transport(key, await _listen_addresses(config, kept.identity.settings), links)
     contacts = Contacts(transport, peers, threads, clock, entropy, pace=Pace(interval_s=config.contact_interval_s))
     profile = Profile(config.home.settings, kept.identity.settings)
-    link = LinkService(transport, peers, threads, key, profile.nickname, clock, entropy, contacts)
+    linking = Linking(peers, chats.feeds)
+    link = LinkService(transport, peers, linking, threads, key, profile.nickname, clock, entropy, contacts)
     offers = Offers(kept.database)
     gossip = Gossip(
         transport,
@@ -159,14 +160,7 @@ async def _note_link(node: Node, peer: LinkedPeer, linked: bool) -> None:
     node.events.publish({"event": "linked" if linked else "unlinked", "peer": peer.did, "nickname": peer.nickname})
     if not linked:
         node.gossip.forget(peer.did)
-    if peer.scope is not Scope.OWN:
-        return
-    try:
-        await node.threads.database(node.chats.note_device, peer.did, peer.nickname, linked)
-    except DeviceRemoved as error:
-        # The link stands, for models; `status` says that chats with this device stay off.
-        _log.warning("own_device_was_removed", extra={"peer": peer.did, "error": type(error).__name__})
-    node.sync.changed()
+    node.sync.changed()  # the other own devices hear who came or went
 
 
 async def _tell_of_model(

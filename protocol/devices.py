@@ -31,8 +31,9 @@ def author_limits(
 
     `linked` is asked for every device in `statements` and for `authors`, those whose entries are at hand.
 
-    What this device took back itself is final: neither a link nor anybody's introduction undoes it. What another device
-    took back ends that device's word, and entries up to its `last` stay acceptable.
+    What this device took back itself stays so, whoever links or vouches, until its own newer word, which only a link
+    made on this very device writes. What another device took back ends that device's word; entries up to its `last`
+    stay acceptable.
     """
     by_introducer: dict[DeviceId, list[Statement]] = {}
     for statement in statements:

@@ -179,7 +179,7 @@ class Chats:
         return EntryId(rows[0][0].hex())
 
     def note_device(self, did: DeviceId, nickname: str, added: bool) -> Entry | None:
-        """Record that an own device was linked or unlinked here; as `Feeds.note_device`."""
+        """Vouch for an own device, or take that back; as `Feeds.note_device`."""
         return self.feeds.note_device(did, nickname, added)
 
     def _write(self, chat: ChatId, body: Body) -> Entry:

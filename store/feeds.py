@@ -29,12 +29,20 @@ from protocol.sync import BATCH_OVERHEAD_BYTES, ENTRY_OVERHEAD_BYTES, MAX_BATCH_
 from protocol.text import clean_name
 from protocol.version_vector import MAX_AUTHORS, Held, VersionVector, first_missing
 from store.database import Database
-from store.errors import DeviceRemoved, FeedBroken, FeedForked
+from store.errors import DeviceRemoved, FeedBehind, FeedBroken, FeedForked
 from store.intake import Intake, ReceiveReport, head_of, insert_entry, verified
 
 _NEXT_ENTRIES: Final = """
     SELECT arrival, author, sequence, chat, encoded FROM feed_entries
     WHERE arrival > ? AND arrival <= ? ORDER BY arrival
+"""
+# What everybody says about devices. The end of a link counts at once, also where the own feed does not tell it yet.
+_STATEMENTS: Final = """
+    SELECT introducer, did, added AND NOT (introducer = ? AND did IN (SELECT did FROM peer_tombstones)), last
+    FROM feed_devices
+"""
+_UNTOLD: Final = """
+    SELECT did, nickname FROM feed_devices JOIN peer_tombstones USING (did) WHERE introducer = ? AND added
 """
 
 
@@ -81,18 +89,22 @@ class Feeds:
         self._linked = linked
         self._now_ms = now_ms
         self._refused: set[DeviceId] = set()
+        self._closed: set[DeviceId] = set()
+        self._claims: dict[DeviceId, int] = {}
 
     def append(self, body: Body, chat: ChatId = NO_CHAT) -> Entry:
         """Sign and keep the next entry of the own feed; a `ChatBody` begins the chat that its sequence derives.
 
         Raises:
             FeedForked: the own feed was continued somewhere else.
+            FeedBehind: another device holds more of the own feed, which is on its way here.
             ContentTooLarge, EntryInvalid: the body is over a cap; nothing was written.
         """
         with self.database.transaction() as connection:
             head = head_of(connection, self.me)
             if _forked(connection, self.me):
                 raise FeedForked(self.me, head.sequence)
+            self._require_newest(head)
             if isinstance(body, ChatBody):
                 chat = chat_id_of(self.me, head.sequence + 1)
             newest_ms = connection.execute(
@@ -103,30 +115,50 @@ class Feeds:
         return entry
 
     def note_device(self, did: DeviceId, nickname: str, added: bool) -> Entry | None:
-        """Vouch for a device of the same person, or take that back for ever; None where the feed says so already.
+        """Vouch for a device of the same person, or take that back; None where the feed says so already.
 
-        Raises:
-            DeviceRemoved: it was removed here before and can not be added again.
+        To vouch undoes an earlier removal, so that it is for links alone which the person at this device has just
+        accepted. What was never vouched for is not taken back. Raises as `append`.
         """
         with self.database.transaction() as connection:
             said = _own_word(connection, self.me, did)
-            if said is not None and added and not said.added:
-                raise DeviceRemoved(did, said.nickname)
-            if said is not None and said.added == added:
+            if added == (said is not None and said.added):
                 return None
             last = 0 if added else head_of(connection, did).sequence
             return self.append(DeviceBody(did, clean_name(nickname), added, last))
 
+    def tell_removals(self) -> bool:
+        """Take back in the feed what could not be written when its link ended; return whether something was."""
+        with self.database.reading() as connection:
+            untold = connection.execute(_UNTOLD, (self.me,)).fetchall()
+        try:
+            for did, nickname in untold:
+                self.note_device(DeviceId(did), nickname, added=False)
+        except (FeedForked, FeedBehind):
+            return False  # not yet, or never: the device stays refused here either way
+        return bool(untold)
+
     def require_not_removed(self, did: DeviceId) -> None:
-        """Return only if `did` was never removed here.
+        """Return only if the own feed's newest word about `did` is not that it was removed.
 
         Raises:
-            DeviceRemoved: it was.
+            DeviceRemoved: it is.
         """
         with self.database.reading() as connection:
             said = _own_word(connection, self.me, did)
         if said is not None and not said.added:
             raise DeviceRemoved(did, said.nickname)
+
+    def note_claim(self, peer: DeviceId, theirs: VersionVector) -> None:
+        """Note how much of the own feed `peer` says it holds: more than is here means that this database is an old one.
+
+        Until the rest has come nothing is appended: it would be a second history, and the end of this feed.
+        """
+        self._claims[peer] = theirs.authors.get(self.me, Held(EMPTY_HEAD)).head.sequence
+
+    def drop_claim(self, peer: DeviceId) -> None:
+        """Forget what `peer` said: a whole round is over, so that it has sent all that it really had."""
+        self._claims.pop(peer, None)
 
     def receive(self, batch: Sequence[bytes]) -> ReceiveReport:
         """Verify a batch and keep of it what follows on what is held, in one transaction.
@@ -146,18 +178,22 @@ class Feeds:
         return intake.report()
 
     def reconsider(self) -> bool:
-        """Return whether an author that was refused earlier is acceptable now, so that another round is worth it."""
+        """Return whether an author that was refused or closed earlier is acceptable now: another round is worth it."""
         with self.database.reading() as connection:
-            limits = self._limits(connection, self._refused)
-            welcome = {did for did in self._refused if limits.get(did, 0) > head_of(connection, did).sequence}
+            waiting = self._refused | self._closed
+            limits = self._limits(connection, waiting)
+            welcome = {did for did in waiting if limits.get(did, 0) > head_of(connection, did).sequence}
             welcome -= _forked_authors(connection)
             self._refused -= welcome
+            self._closed -= welcome
         return bool(welcome)
 
     def version_vector(self) -> VersionVector:
         """Return what this device holds of every author, and of whom it takes nothing more."""
         with self.database.reading() as connection:
-            return self._vector(connection)
+            vector = self._vector(connection)
+        self._closed |= {did for did, held in vector.authors.items() if held.closed}
+        return vector
 
     def outgoing(self, theirs: VersionVector) -> Outgoing:
         """Return what the device that holds `theirs` lacks, as of now: what arrives later is for a later round."""
@@ -215,6 +251,11 @@ class Feeds:
                     raise FeedBroken(author, head.sequence)
         return count
 
+    def _require_newest(self, head: Head) -> None:
+        for peer, claimed in tuple(self._claims.items()):
+            if claimed > head.sequence and self._linked(peer):
+                raise FeedBehind(self.me, head.sequence, peer, claimed)
+
     def _vector(self, connection: Any) -> VersionVector:
         heads = _heads(connection)
         for did in sorted(self._refused - heads.keys())[: MAX_AUTHORS - len(heads)]:
@@ -226,7 +267,7 @@ class Feeds:
         )
 
     def _limits(self, connection: Any, authors: Any) -> Mapping[DeviceId, int]:
-        rows = connection.execute("SELECT introducer, did, added, last FROM feed_devices")
+        rows = connection.execute(_STATEMENTS, (self.me,))
         statements = [Statement(DeviceId(who), DeviceId(did), bool(added), last) for who, did, added, last in rows]
         return author_limits(self.me, self._linked, statements, authors)
 

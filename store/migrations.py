@@ -47,8 +47,8 @@ CREATE TABLE offers (
 ) STRICT, WITHOUT ROWID;
 """
 
-# `arrival` only grows (nothing is ever deleted here), and within a feed it grows with the sequence: entries sent in order
-# of arrival reach the other device after everything that they rest on.
+# `arrival` only grows (nothing is ever deleted here), and within a feed it grows with the sequence: entries sent in the
+# order of arrival reach the other device after everything that they rest on.
 CHATS_V1: Final = """
 CREATE TABLE feed_entries (
     arrival INTEGER PRIMARY KEY,

@@ -109,11 +109,7 @@ class LinkService:
         clock: Clock,
         entropy: Entropy,
         contacts: Contacts,
-        *,
-        keep: Callable[[LinkedPeer], object] | None = None,
-        drop: Callable[[LinkedPeer, int], object] | None = None,
     ) -> None:
-        """`keep(peer)` stores a link and `drop(peer, now_s)` removes one, in the database; `peers` does unless told."""
         self._transport = transport
         self._links = transport.peers
         self._peers = peers
@@ -124,8 +120,6 @@ class LinkService:
         self._clock = clock
         self._entropy = entropy
         self._contacts = contacts
-        self._keep = keep or peers.add
-        self._drop = drop or (lambda peer, now_s: peers.remove(peer.did, now_s))
         self._book = TicketBook()
         self._shown: dict[bytes, _Shown] = {}
         self._requests: dict[str, _Request] = {}
@@ -210,8 +204,7 @@ class LinkService:
             self._contacts.forget(peer.did)
             await self._transport.disconnect(peer.did)
             _log.info("unlinked", extra={"peer": peer.did})
-            for callback in self._changed:
-                await callback(peer, False)
+            await self._tell_change(peer, False)
 
     async def _serve(self, stream: PeerStream) -> None:
         """Serve one attempt of a device that holds one of our tickets, or says so."""

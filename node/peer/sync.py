@@ -22,7 +22,7 @@ from protocol.refusal import RefusalCode
 from protocol.scope import Scope
 from protocol.sync import PROTOCOL
 from store.chats import Chats
-from store.errors import DeviceRemoved, FeedForked, StoreError
+from store.errors import DeviceRemoved, StoreError
 from store.peers import LinkedPeer, Peers
 
 # How long neither side may make any progress before a round is given up.
@@ -81,10 +81,7 @@ class Sync:
 
         One round moves entries both ways, so that only the device with the lower DID begins it.
         """
-        if not self._is_own(peer):
-            return
-        await self._introduce(peer)
-        if self._feeds.me < peer:
+        if self._is_own(peer) and self._feeds.me < peer:
             await self.exchange(peer)
 
     async def exchange(self, peer: DeviceId) -> SyncReport:
@@ -114,7 +111,6 @@ class Sync:
     async def _sync_with(self, peer: LinkedPeer, reports: dict[DeviceId, SyncReport]) -> None:
         try:
             await self._transport.dial(peer.did, peer.addresses)
-            await self._introduce(peer.did)
             reports[peer.did] = await self.exchange(peer.did)
         except EXPECTED as error:
             reports[peer.did] = SyncReport(peer.did, error=error)
@@ -133,7 +129,7 @@ class Sync:
         """Answer a round that the other device began; a newer one of the same device replaces an older one."""
         peer = stream.peer
         try:
-            await self._introduce(peer)
+            await self._threads.database(self._feeds.require_not_removed, peer)
         except DeviceRemoved:
             await stream.refuse(RefusalCode.NOT_OWN_DEVICE, "removed here")
             return
@@ -161,6 +157,8 @@ class Sync:
                 self._tell(driver.report)
         if stall.cancelled_caught:
             raise SyncStalled(stream.peer, self._stall_s)
+        if await self._threads.database(self._feeds.tell_removals):
+            self._push_to_all()
         return driver.report
 
     def _tell(self, report: SyncReport) -> None:
@@ -201,19 +199,6 @@ class Sync:
                 await self._exchange(peer)
             except EXPECTED as error:  # the next contact does what this push did not
                 _log.info("push_failed", extra={"peer": peer, "error": type(error).__name__})
-
-    async def _introduce(self, peer: DeviceId) -> None:
-        """Make sure that the own feed vouches for a linked own device, so that others take its entries from us."""
-        linked = await self._threads.database(self._peers.get, peer)
-        if linked is None:
-            raise PeerNotLinked(peer)
-        try:
-            noted = await self._threads.database(self._feeds.note_device, peer, linked.nickname, True)
-        except FeedForked:  # this device has lost its voice, and still takes in what the others write
-            _log.error("feed_forked", extra={"peer": peer, "author": self._feeds.me})
-            return
-        if noted:
-            self._push_to_all(but=peer)
 
     def _is_own(self, peer: DeviceId) -> bool:
         return self._transport.peers.scope_of(peer) is Scope.OWN

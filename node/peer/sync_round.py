@@ -86,6 +86,7 @@ class RoundDriver:
             nursery.start_soon(self._part, self._receive_all, nursery.cancel_scope)
         if self._failure is not None:
             raise self._failure
+        self._feeds.drop_claim(self.report.peer)
 
     async def _part(self, part: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
         try:
@@ -116,6 +117,7 @@ class RoundDriver:
             match event:
                 case Have(vector):
                     self._theirs = vector
+                    self._feeds.note_claim(self.report.peer, vector)
                     self._have_come.set()
                 case Batch():
                     await self._store(event)

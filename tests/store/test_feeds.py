@@ -27,10 +27,10 @@ from protocol.feed import (
 )
 from protocol.redacted import Redacted
 from protocol.sync import MAX_BATCH_BYTES, MAX_BATCH_ENTRIES
-from protocol.version_vector import MAX_AUTHORS, VersionVector
+from protocol.version_vector import MAX_AUTHORS, Held, VersionVector
 from store.chats import Chats
 from store.database import Database
-from store.errors import DeviceRemoved, FeedBroken, FeedForked
+from store.errors import DeviceRemoved, FeedBehind, FeedBroken, FeedForked
 from store.feeds import Feeds
 
 NOW_MS = 1_700_000_000_000
@@ -121,8 +121,8 @@ def test_a_refused_author_is_not_sent_again_and_again(tmp_path: Path) -> None:
     assert not c.feeds.reconsider()
 
 
-def test_removal_here_is_for_ever(tmp_path: Path) -> None:
-    a, b = device(tmp_path, 1, [2]), device(tmp_path, 2, [1])
+def test_removal_here_holds_whoever_vouches_or_links(tmp_path: Path) -> None:
+    a, b, c = device(tmp_path, 1, [2, 3]), device(tmp_path, 2, [1]), device(tmp_path, 3, [1, 2])
     a.note_device(DIDS[2], "b", added=True)
     b.new_chat("before")
     send(b, a)
@@ -132,13 +132,41 @@ def test_removal_here_is_for_ever(tmp_path: Path) -> None:
     b.new_chat("after")
     assert send(b, a) == 0
     assert batches(b.feeds, a.feeds.version_vector()) == []
+    c.note_device(DIDS[2], "b", added=True)
+    send(b, c)
+    assert send(c, a) == 1  # c's word, and nothing of b
     assert titles(a) == {"before"}
     with pytest.raises(DeviceRemoved) as caught:
-        a.note_device(DIDS[2], "b", added=True)
-    assert caught.value.hint
-    with pytest.raises(DeviceRemoved):
         a.feeds.require_not_removed(DIDS[2])
+    assert "link it again" in caught.value.hint
     b.feeds.require_not_removed(DIDS[1])
+
+
+def test_a_newer_own_word_outranks_the_removal(tmp_path: Path) -> None:
+    a, b, c = device(tmp_path, 1, [2]), device(tmp_path, 2, [1]), device(tmp_path, 3, [1])
+    a.note_device(DIDS[2], "b", added=True)
+    chat = b.new_chat("before")
+    send(b, a)
+    send(a, c)
+    a.note_device(DIDS[2], "b", added=False)
+    b.add_message(chat, "user", "b meanwhile")
+    a.add_message(chat, "user", "a meanwhile")
+    send(b, a)
+    send(a, c)
+    assert lines(a) == lines(c) == ["a meanwhile"]
+    a.note_device(DIDS[2], "b", added=True)
+    a.feeds.require_not_removed(DIDS[2])
+    assert a.feeds.reconsider()  # b's newer line was refused, and is welcome now
+    b.add_message(chat, "user", "b later")
+    send(b, a)
+    send(a, b)
+    send(a, c)
+    assert c.feeds.reconsider()  # c has told b as closed before it heard a's new word
+    send(a, c)
+    assert len(lines(a)) == 3
+    assert a.show(chat) == b.show(chat) == c.show(chat)
+    assert a.feeds.version_vector() == b.feeds.version_vector() == c.feeds.version_vector()
+    assert a.feeds.verify() == b.feeds.verify() == c.feeds.verify() == 7
 
 
 def test_what_an_introducer_takes_back_stays_up_to_what_it_held(tmp_path: Path) -> None:
@@ -162,6 +190,7 @@ def test_a_device_is_noted_once(tmp_path: Path) -> None:
     assert a.note_device(DIDS[2], "b", added=True) is None
     assert a.note_device(DIDS[2], "b", added=False) is not None
     assert a.note_device(DIDS[2], "b", added=False) is None
+    assert a.note_device(DIDS[3], "c", added=False) is None  # never vouched for
     assert a.feeds.verify() == 2
 
 
@@ -265,6 +294,52 @@ def test_the_own_feed_comes_back_from_another_device(tmp_path: Path) -> None:
     again.new_chat("goes on")
     assert send(again, b) == 1
     assert again.feeds.verify() == b.feeds.verify() == 2
+
+
+def put_back(tmp_path: Path) -> tuple[Chats, Chats]:
+    """A device whose database is a copy of an earlier day, and another own device that holds what came after."""
+    a, b = device(tmp_path, 1, [2]), device(tmp_path, 2, [1])
+    chat = a.new_chat("t")
+    send(a, b)
+    a.feeds.database.close()
+    backup = (tmp_path / "1.db").read_bytes()
+    a = device(tmp_path, 1, [2])
+    for number in range(3):
+        a.add_message(chat, "user", f"after the backup {number}")
+    send(a, b)
+    a.feeds.database.close()
+    (tmp_path / "1.db").write_bytes(backup)
+    return device(tmp_path, 1, [2]), b
+
+
+def test_a_restored_feed_is_not_written_over_once_another_device_is_known_to_hold_more(tmp_path: Path) -> None:
+    a, b = put_back(tmp_path)
+    theirs = b.feeds.version_vector()
+    a.feeds.note_claim(DIDS[2], theirs)
+    with pytest.raises(FeedBehind) as caught:
+        a.new_chat("too early")
+    assert (caught.value.held, caught.value.claimed, caught.value.peer) == (1, 4, DIDS[2])
+    assert "tilenode sync" in caught.value.hint
+    assert send(b, a) == 3
+    a.new_chat("goes on")
+    assert send(a, b) == 1
+    assert a.feeds.verify() == b.feeds.verify() == 5
+    assert a.feeds.forks() == b.feeds.forks() == []
+    assert lines(a) == lines(b)
+
+
+def test_a_claim_without_anything_behind_it_holds_nothing_up_for_long(tmp_path: Path) -> None:
+    a, links = make(tmp_path, 1, [2])
+    lie = VersionVector({DIDS[1]: Held(Head(9, first_entry(1).id))})
+    a.feeds.note_claim(DIDS[2], lie)
+    with pytest.raises(FeedBehind):
+        a.new_chat("t")
+    a.feeds.drop_claim(DIDS[2])  # its round is over
+    a.new_chat("one")
+    a.feeds.note_claim(DIDS[2], lie)
+    links.discard(2)  # it is unlinked
+    a.new_chat("two")
+    assert titles(a) == {"one", "two"}
 
 
 def test_batches_keep_their_size_and_the_order_of_arrival(tmp_path: Path) -> None:
