@@ -157,6 +157,9 @@ class Transport:
                         return None  # the peer dialled us at the same moment, and that connection stays
                     _log.debug("dial_failed", extra={"peer": peer, "address": str(address), "error": str(error)})
                     continue
+                except trio.Cancelled:
+                    await trio.aclose_forcefully(stream)  # libp2p leaves the socket open in mid-handshake
+                    raise
                 return format_address(address)
         raise PeerUnreachable(peer, "nobody with its key answers at its addresses")
 
@@ -356,10 +359,15 @@ async def _connect_first(peer: DeviceId, addresses: Sequence[Address]) -> tuple[
         found.append((address, stream))
         scope.cancel()
 
-    with trio.move_on_after(DIAL_S):
-        async with trio.open_nursery() as nursery:
-            for index, address in enumerate(addresses):
-                nursery.start_soon(attempt, address, index * DIAL_STAGGER_S, nursery.cancel_scope)
+    try:
+        with trio.move_on_after(DIAL_S):
+            async with trio.open_nursery() as nursery:
+                for index, address in enumerate(addresses):
+                    nursery.start_soon(attempt, address, index * DIAL_STAGGER_S, nursery.cancel_scope)
+    except BaseException:
+        for _, opened in found:
+            await trio.aclose_forcefully(opened)  # cancelled just as it opened
+        raise
     if not found:
         raise PeerUnreachable(peer, "; ".join(failures) or f"no answer within {DIAL_S:.0f} s")
     return found[0]
