@@ -9,10 +9,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MAX_LINES = 400
 PACKAGES = ("identity", "protocol", "store", "node")
-TOP_LEVEL = set(
-    """.ci .gitignore CHANGELOG.md CONTRIBUTING.md LICENSE-APACHE.txt LICENSE-MIT.txt Makefile README.md SECURITY.md
-    identity node protocol pyproject.toml requirements.lock specs store tests""".split()
-)
+PROSE = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE-APACHE.txt", "LICENSE-MIT.txt", "README.md", "SECURITY.md"}
+SETTINGS = {".ci", ".gitignore", "Makefile", "pyproject.toml", "requirements.lock"}
+TOP_LEVEL = {*PROSE, *SETTINGS, *PACKAGES, "specs", "tests"}
 
 
 def _sources() -> list[Path]:

@@ -159,7 +159,7 @@ def _check() -> int:
 
     for note in (*notes, *((blas_note,) if blas_note else ())):
         print(note)  # noqa: T201 - a person runs --check by hand
-    print("ok: this machine can run models")  # noqa: T201
+    print("ok: this machine can run models")  # noqa: T201 - this command answers on its standard output
     return 0
 
 
