@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import trio
@@ -71,9 +70,7 @@ def test_an_expired_ticket_and_one_of_a_wrong_clock_are_refused(nodes: Nodes) ->
 
 
 def test_a_ticket_of_a_device_that_is_away_names_it(nodes: Nodes) -> None:
-    said = refused(
-        nodes[1], ExitCode.PEER_UNREACHABLE, "link", "enable", _ticket(SystemClock().now_s() + 300), "--yes"
-    )
+    said = refused(nodes[1], ExitCode.PEER_UNREACHABLE, "link", "enable", _ticket(SystemClock().now_s() + 300), "--yes")
     assert key_from_number(66).did in said.message
     assert "tilenode serve" in said.hint
 
@@ -89,18 +86,26 @@ def test_a_ticket_that_was_withdrawn_or_is_ones_own_is_refused(nodes: Nodes) -> 
     assert said.kind == "TicketUnknown"
 
 
-def test_a_used_ticket_links_nobody_else(nodes: Nodes, tmp_path: Path) -> None:
+async def test_a_used_ticket_links_nobody_else(nodes: Nodes) -> None:
     shower, joiner = nodes
+    ticket = await trio.to_thread.run_sync(_use_a_ticket, shower, joiner)
+    assert await _attempt(open_ticket(ticket, SystemClock().now_s())) == "ticket-used"
+    await trio.to_thread.run_sync(_see_that_it_is_used, ticket, shower, joiner)
+
+
+def _use_a_ticket(shower: NodeProcess, joiner: NodeProcess) -> str:
     listening = shower.follow("link", "enable")
     ticket = str(listening.next_event("ticket")["ticket"])
     joining = joiner.follow("link", "enable", ticket, "--yes")
     shower.command("link", "approve", listening.next_event("request")["id"])
     joining.next_event("linked")
     listening.next_event("linked")
-    with started(tmp_path, "thief") as (thief,):
-        said = refused(thief, ExitCode.TICKET_USED, "link", "enable", ticket, "--yes")
-        assert "used" in said.message
-        assert thief.command("link", "list-peers")["peers"] == []
+    return ticket
+
+
+def _see_that_it_is_used(ticket: str, shower: NodeProcess, joiner: NodeProcess) -> None:
+    said = refused(joiner, ExitCode.TICKET_USED, "link", "enable", ticket, "--yes")
+    assert "used" in said.message
     assert [peer["nickname"] for peer in shower.command("link", "list-peers")["peers"]] == ["joiner"]
     shower.command("link", "disable", "joiner")
     joiner.command("link", "disable", "shower")
