@@ -210,7 +210,7 @@ class DeviceRemoved(StoreError):
     hint = "link it again as an own device: tilenode link enable"
 
     def __init__(self, did: str, nickname: str) -> None:
-        super().__init__(f"device {nickname} ({did}): was removed here")
+        super().__init__(f"device {nickname} ({did}): was removed from the chats here")
         self.did = did
         self.nickname = nickname
 
