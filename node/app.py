@@ -7,23 +7,26 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Final
 
 import trio
 from fastapi import FastAPI
 
+from identity.did import DeviceId
 from node.account import Identity, open_identity
 from node.api.app import build_api
 from node.api.guard import loopback_hosts
 from node.catalog import Catalog
-from node.config import Config
+from node.config import Config, make_private_directory
 from node.control.app import build_control
 from node.control.server import api_url, bind_api_socket, bind_control_socket, remove_control_socket, serve_http
 from node.errors import ListenFailed, PortInUse
 from node.events import Events
+from node.failures import NAMED
+from node.log_files import open_log_files
 from node.models.service import Models
 from node.net.access import LinkedPeers
-from node.net.listening import default_listen, open_listeners
+from node.net.listening import address_of, open_listeners
 from node.net.transport import Transport
 from node.parts import Node
 from node.peer.contact import Contacts, Pace
@@ -48,6 +51,9 @@ from store.models import ModelStore
 from store.offers import Offers
 from store.peers import LinkedPeer, Peers
 
+# How long a new model's publisher waits for its linked devices to hear of it.
+TELL_S: Final = 5.0
+_EVERYWHERE: Final = ("/ip4/0.0.0.0", "/ip6/::")
 _log = logging.getLogger("tilenode.app")
 
 
@@ -62,6 +68,9 @@ async def run_node(config: Config, ready: Callable[[Mapping[str, Any]], None], s
     """
     with ExitStack() as resources:
         resources.enter_context(lock_home(config.home.lock))
+        # Behind the lock: two processes that rotate one log file would lose lines.
+        make_private_directory(config.home.logs)
+        open_log_files(config.home.logs)
         api_socket = bind_api_socket(config.api_host, config.api_port, or_any_port=not config.api_is_chosen)
         resources.callback(api_socket.close)
         control_socket = bind_control_socket(config.home)
@@ -120,10 +129,10 @@ async def _build(config: Config, api: socket.socket, stopping: trio.Event, resou
         wake=contacts.wake,
     )
     catalog = Catalog(
-        kept.store, kept.log, key, threads, clock, entropy, partial(_tell_of_model, events, gossip, contacts, transport)
+        kept.store, kept.log, key, threads, clock, entropy, partial(_tell_of_model, events, gossip, transport)
     )
     sync = Sync(transport, chats, peers, threads, moved=lambda report: _tell_of_sync(events, report))
-    contacts.on_contact(gossip.exchange)
+    contacts.on_contact(gossip.contact)
     contacts.on_contact(sync.contact)
     node = Node(
         config=config,
@@ -158,21 +167,28 @@ async def _build(config: Config, api: socket.socket, stopping: trio.Event, resou
 async def _note_link(node: Node, peer: LinkedPeer, linked: bool) -> None:
     """Let everything that depends on a link know that it came or went."""
     node.events.publish({"event": "linked" if linked else "unlinked", "peer": peer.did, "nickname": peer.nickname})
-    if not linked:
-        node.gossip.forget(peer.did)
     node.sync.changed()  # the other own devices hear who came or went
 
 
-async def _tell_of_model(
-    events: Events, gossip: Gossip, contacts: Contacts, transport: Transport, bundle: bytes
-) -> None:
-    """Tell this node's listeners and the linked devices of a model that was just signed and logged."""
+async def _tell_of_model(events: Events, gossip: Gossip, transport: Transport, bundle: bytes) -> None:
+    """Tell this node's listeners and the linked devices of a model that was just signed and logged.
+
+    Told twice, since gossip may be lost, most likely right after a link: the exchange of heads settles it at once.
+    """
     provenance = decode_and_verify_provenance(bundle)
     events.publish({"event": "signed", "name": provenance.name, "manifest": provenance.manifest_digest})
     await gossip.announce(bundle)
-    # Gossip may be lost, most likely right after a link: the exchange of heads settles it at once.
-    for peer in transport.connected():
-        contacts.wake(peer)
+    with trio.move_on_after(TELL_S):
+        async with trio.open_nursery() as nursery:
+            for peer in transport.connected():
+                nursery.start_soon(_exchange_heads, gossip, peer)
+
+
+async def _exchange_heads(gossip: Gossip, peer: DeviceId) -> None:
+    try:
+        await gossip.exchange(peer)
+    except NAMED as error:  # the next contact tells it
+        _log.info("peer_not_told", extra={"peer": peer, "error": type(error).__name__})
 
 
 def _tell_of_sync(events: Events, report: SyncReport) -> None:
@@ -243,17 +259,31 @@ def _open_home(config: Config, entropy: Entropy, resources: ExitStack) -> _Kept:
 
 
 async def _listen_addresses(config: Config, settings: Settings) -> tuple[str, ...]:
-    """Return where to listen: as told, else at last time's port on every address, else at free ports."""
+    """Return where to listen: as told, else everywhere, at last time's port if that is free.
+
+    The port is kept so that linked devices find this one after a restart where they found it before.
+    """
     if config.listen:
         return config.listen
-    if settings.port:
-        wanted = default_listen(settings.port)
-        try:
-            listeners = await open_listeners(wanted)
-        except (PortInUse, ListenFailed):
-            _log.info("last_port_taken", extra={"port": settings.port})
-            return default_listen(0)
-        for listener in listeners:
-            listener.socket.close()
-        return wanted
-    return default_listen(0)
+    for port in filter(None, (settings.port, await _free_port())):
+        for wanted in (_EVERYWHERE, _EVERYWHERE[:1]):  # some machines have no IPv6
+            listen = tuple(f"{address}/tcp/{port}" for address in wanted)
+            if await _is_free(listen):
+                return listen
+    return (f"{_EVERYWHERE[0]}/tcp/0",)
+
+
+async def _is_free(listen: tuple[str, ...]) -> bool:
+    try:
+        listeners = await open_listeners(listen)
+    except (PortInUse, ListenFailed):
+        return False
+    for listener in listeners:
+        listener.socket.close()
+    return True
+
+
+async def _free_port() -> int:
+    (listener,) = await open_listeners((f"{_EVERYWHERE[0]}/tcp/0",))
+    with listener.socket:
+        return address_of(listener).port

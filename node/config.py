@@ -32,7 +32,7 @@ class Environment:
     home: Path | None
     passphrase_file: Path | None
     color: bool
-    pager: str | None
+    source_date_epoch: str
     runtime_directory: Path
 
 
@@ -43,7 +43,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
         home=_path(environ.get("TILENODE_HOME")),
         passphrase_file=_path(environ.get("TILENODE_PASSPHRASE_FILE")),
         color=not environ.get("NO_COLOR") and environ.get("TERM") != "dumb",
-        pager=environ.get("PAGER"),
+        source_date_epoch=environ.get("SOURCE_DATE_EPOCH", "0"),
         runtime_directory=_path(environ.get("XDG_RUNTIME_DIR")) or Path(tempfile.gettempdir()),
     )
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 import trio
 
 from node.app import run_node
+from node.cli.exit_codes import ExitCode
 from node.config import Config, make_private_directory
 from node.errors import first_cause
-from node.log_files import open_log_files
 
 # What the graceful stop may take beyond its own deadline before the process simply ends. Ending so loses nothing:
 # every write here survives a kill at any point.
@@ -28,8 +28,6 @@ def run_daemon(config: Config, ready: Callable[[Mapping[str, Any]], None]) -> No
     """
     os.umask(0o077)  # whatever this process writes is its owner's alone
     make_private_directory(config.home.root)
-    make_private_directory(config.home.logs)
-    open_log_files(config.home.logs)
     try:
         trio.run(_run, config, ready)
     except* Exception as group:  # noqa: BLE001 - whatever it is, the caller shows its first cause
@@ -39,15 +37,14 @@ def run_daemon(config: Config, ready: Callable[[Mapping[str, Any]], None]) -> No
 async def _run(config: Config, ready: Callable[[Mapping[str, Any]], None]) -> None:
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        await nursery.start(_watch_signals, stop, config.stop_grace_s)
+        await nursery.start(_watch_signals, stop)
+        nursery.start_soon(_bound_the_stop, stop, config.stop_grace_s)
         await run_node(config, ready, stop)
         nursery.cancel_scope.cancel()
 
 
-async def _watch_signals(
-    stop: trio.Event, grace_s: float, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """Turn the first SIGTERM or SIGINT into a graceful stop; a second one, or a stop that hangs, ends the process."""
+async def _watch_signals(stop: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """Turn the first SIGTERM or SIGINT into a graceful stop; the second one ends the process."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
         async for number in signals:
@@ -55,12 +52,12 @@ async def _watch_signals(
                 _log.warning("stop_forced", extra={"reason": "second signal"})
                 os._exit(128 + number)
             _log.info("stop_requested", extra={"signal": signal.Signals(number).name})
-            bound_the_stop(grace_s)
             stop.set()
 
 
-def bound_the_stop(grace_s: float) -> None:
-    """End the process where a graceful stop takes too long: a thread, since the event loop may be what hangs."""
+async def _bound_the_stop(stop: trio.Event, grace_s: float) -> None:
+    """End the process where a graceful stop takes too long: from a thread, since the event loop may be what hangs."""
+    await stop.wait()
     timer = threading.Timer(grace_s + FORCED_EXIT_AFTER_S, _end_process)
     timer.daemon = True
     timer.start()
@@ -68,4 +65,4 @@ def bound_the_stop(grace_s: float) -> None:
 
 def _end_process() -> None:
     _log.warning("stop_forced", extra={"reason": "the graceful stop took too long"})
-    os._exit(0)
+    os._exit(ExitCode.NOT_RUNNING)

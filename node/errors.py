@@ -15,6 +15,7 @@ The message says what failed, where and what was found; `hint` says what to do a
     ├── NodeNotRunning
     ├── NodeStartFailed
     ├── NodeStopFailed
+    ├── NodeStopping
     ├── ControlRequestInvalid
     ├── ControlFailed
     ├── Interrupted
@@ -153,6 +154,15 @@ class NodeStopFailed(NodeError):
     def __init__(self, pid: int, waited_s: float) -> None:
         super().__init__(f"the node (process {pid}) is still running {waited_s:.0f} s after it was told to stop")
         self.hint = f"end it: kill -9 {pid} (the next start repairs what is left)"
+
+
+class NodeStopping(NodeError):
+    """The node was told to stop while this was under way."""
+
+    hint = "start it again: tilenode serve"
+
+    def __init__(self) -> None:
+        super().__init__("the node is stopping")
 
 
 class ControlRequestInvalid(NodeError):

@@ -110,6 +110,7 @@ BY_ERROR: Final[dict[str, ExitCode]] = {
     "NodeNotRunning": ExitCode.NOT_RUNNING,
     "NodeStartFailed": ExitCode.NOT_RUNNING,
     "NodeStopFailed": ExitCode.NOT_RUNNING,
+    "NodeStopping": ExitCode.NOT_RUNNING,
     "TerminalNeeded": ExitCode.TERMINAL_NEEDED,
     "HomeLocked": ExitCode.ALREADY_RUNNING,
     "PortInUse": ExitCode.PORT_IN_USE,

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,6 +20,9 @@ Verb = Callable[[Invocation], int]
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Return the exit code of the command line `argv`, by default the process's own."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character is no reason to fail
     arguments = build_parser().parse_args(argv)
     environment = read_environment()
     screen = Screen(json_wanted=arguments.json, color=environment.color)
@@ -29,7 +33,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         # The reader (`head`, a pager) went away; Python would otherwise complain once more while it exits.
         sys.stderr.close()
         return ExitCode.OK
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, EOFError):
         if sys.stderr.isatty():
             print(file=sys.stderr)  # the terminal has just shown ^C on the line
         return screen.fail(Interrupted())

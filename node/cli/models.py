@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from node.cli.background import ensure_node
 from node.cli.exit_codes import ExitCode
@@ -11,20 +11,21 @@ from node.cli.invocation import Invocation
 from node.cli.render import Screen, format_age, format_bytes, format_did
 from node.errors import UsageInvalid
 
-MAX_MODELFILE_BYTES = 1024 * 1024
+MAX_MODELFILE_BYTES: Final = 1024 * 1024
+MAX_TIME_S: Final = 2**33
 Facts = dict[str, Any]
 
 
 def create(invocation: Invocation) -> int:
     """Build a model from a Modelfile, sign it, log it and tell the linked devices."""
     path = Path(invocation.arguments.file)
-    text = _read_modelfile(path)
-    with (
-        ensure_node(invocation) as client,
-        client.stream(
-            "POST", "/v1/create", name=invocation.arguments.name, modelfile=text, directory=str(path.resolve().parent)
-        ) as events,
-    ):
+    body = {
+        "name": invocation.arguments.name,
+        "modelfile": _read_modelfile(path),
+        "directory": str(path.resolve().parent),
+        "created_s": _created_s(invocation),
+    }
+    with ensure_node(invocation) as client, client.stream("POST", "/v1/create", **body) as events:
         facts = _last(invocation.screen, events)
     invocation.screen.facts(facts)
     invocation.screen.done(
@@ -34,6 +35,16 @@ def create(invocation: Invocation) -> int:
         f"tilenode run {facts['name']}",
     )
     return ExitCode.OK
+
+
+def _created_s(invocation: Invocation) -> int:
+    """Return the time that goes into the manifest: SOURCE_DATE_EPOCH, else 0, so that a build has one digest."""
+    text = invocation.environment.source_date_epoch
+    if not (text.isascii() and text.isdecimal()) or int(text) > MAX_TIME_S:
+        raise UsageInvalid(
+            f"SOURCE_DATE_EPOCH is {text[:20]!r}, not seconds since 1970", "unset it, or set it to a number"
+        )
+    return int(text)
 
 
 def _read_modelfile(path: Path) -> str:
@@ -166,21 +177,16 @@ def pull(invocation: Invocation) -> int:
 
 def _follow_pull(screen: Screen, events: Iterator[Facts]) -> Facts:
     event: Facts = {}
-    started, moved_before = time.monotonic(), 0
     for event in events:
         if screen.json_wanted:
             screen.event(event)
-        if "total" in event and "digest" in event:
-            moved = event["completed"] - event.get("reused", 0)
-            rate = format_bytes(int((moved - moved_before) / max(0.001, time.monotonic() - started)))
+        elif "total" in event:
             screen.progress(
-                f"{event['status']} from {event.get('source', 'a linked device')}: "
-                f"{format_bytes(event['completed'])} of {format_bytes(event['total'])} at {rate}/s"
+                f"{event['status']} from {event['source'] or 'this device'}: {format_bytes(event['completed'])} of "
+                f"{format_bytes(event['total'])} at {format_bytes(event['rate'])}/s"
             )
-            if event["completed"] == event["total"]:
-                started, moved_before = time.monotonic(), 0
-        elif event.get("status") and event["status"] != "success":
-            screen.progress(str(event["status"]))
+        elif event.get("status") != "success":
+            screen.progress(str(event.get("status", "")))
     return event
 
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TextIO
 
@@ -14,6 +16,9 @@ _RED: Final = "\x1b[31m"
 _YELLOW: Final = "\x1b[33m"
 _DIM: Final = "\x1b[2m"
 _RESET: Final = "\x1b[0m"
+_OWN_COLORS: Final = re.compile("(\x1b\\[(?:0|2|31|32|33)m)")
+_COMMANDING: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
 _DAY_S: Final = 86400
@@ -36,12 +41,12 @@ class Screen:
         """Print a line for people."""
         if not self.json_wanted:
             self._end_progress()
-            print(text, flush=True)
+            print(printable(text), flush=True)
 
     def piece(self, text: str) -> None:
         """Print a part of a line, as an answer grows."""
         if not self.json_wanted:
-            print(text, end="", flush=True)
+            print(printable(text), end="", flush=True)
 
     def done(self, what: str, next_step: str = "", command: str = "") -> None:
         """Print the one line after a success: what happened and the next useful command."""
@@ -68,13 +73,13 @@ class Screen:
     def warn(self, text: str) -> None:
         """Print a line that wants attention to standard error."""
         self._end_progress()
-        print(f"{self._paint(_YELLOW, '!', sys.stderr)} {text}", file=sys.stderr, flush=True)
+        print(printable(f"{self._paint(_YELLOW, '!', sys.stderr)} {text}"), file=sys.stderr, flush=True)
 
     def progress(self, text: str) -> None:
         """Replace the progress line; nothing without a terminal."""
         if self.json_wanted or not sys.stderr.isatty():
             return
-        line = text[: max(20, _terminal_columns() - 1)]
+        line = printable(text)[: max(20, _terminal_columns() - 1)]
         print("\r" + line.ljust(self._progress_width), end="", file=sys.stderr, flush=True)
         self._progress_width = len(line)
 
@@ -84,9 +89,9 @@ class Screen:
         self._end_progress()
         if self.json_wanted:
             self.event({"error": describe_error(error)})
-        print(f"{self._paint(_RED, 'error:', sys.stderr)} {_message(error)}", file=sys.stderr)
+        print(printable(f"{self._paint(_RED, 'error:', sys.stderr)} {_message(error)}"), file=sys.stderr)
         for hint in filter(None, [hint_of(error)]):
-            print(f"hint: {hint}", file=sys.stderr)
+            print(printable(f"hint: {hint}"), file=sys.stderr)
         sys.stderr.flush()
         return code
 
@@ -101,6 +106,20 @@ class Screen:
 
     def _paint(self, color: str, text: str, stream: TextIO) -> str:
         return f"{color}{text}{_RESET}" if self._color and stream.isatty() else text
+
+
+def printable(text: str) -> str:
+    """Return `text` without what would command the terminal: control and bidi characters, but for our own colours.
+
+    Answers, names and errors may come from other devices and from models.
+    """
+    return "".join(part if number % 2 else _harmless(part) for number, part in enumerate(_OWN_COLORS.split(text)))
+
+
+def _harmless(text: str) -> str:
+    return "".join(
+        char for char in text if char in "\n\t" or (char not in _BIDI and unicodedata.category(char) not in _COMMANDING)
+    )
 
 
 def describe_error(error: BaseException) -> dict[str, object]:
@@ -154,6 +173,14 @@ def format_age(seconds: float) -> str:
 def format_did(did: str) -> str:
     """Return the short form of a DID that people compare: `did:key:z6Mk…8WkA`."""
     return f"{did[:12]}…{did[-4:]}" if len(did) > 20 else did
+
+
+def format_address(multiaddr: str) -> str:
+    """Return a TCP multiaddr as people write it, `host:port`; the peer id in it is the device's own."""
+    parts = multiaddr.split("/")
+    if len(parts) < 5 or parts[1] not in ("ip4", "ip6") or parts[3] != "tcp":
+        return multiaddr
+    return f"[{parts[2]}]:{parts[4]}" if parts[1] == "ip6" else f"{parts[2]}:{parts[4]}"
 
 
 def _terminal_columns() -> int:

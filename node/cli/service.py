@@ -1,7 +1,7 @@
 """`serve`, `status`, `stop`, `ps`, `events`: the node itself."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ from node.cli.client import ControlClient
 from node.cli.exit_codes import ExitCode
 from node.cli.invocation import Invocation
 from node.cli.processes import wait_for_exit
-from node.cli.render import Screen, format_age, format_bytes, format_did
+from node.cli.render import Screen, format_address, format_age, format_bytes, format_did
 from node.config import DEFAULT_API_HOST, DEFAULT_API_PORT, Config, parse_api_address
 from node.errors import NodeNotRunning, NodeStopFailed
 
@@ -29,7 +29,7 @@ def serve(invocation: Invocation) -> int:
             invocation.screen.event({"event": "ready", **facts})
             return
         invocation.screen.done(f"{facts['nickname']} ({format_did(facts['did'])}) serves {facts['api']}")
-        invocation.screen.say(f"  peers connect to {', '.join(facts['addresses'])}")
+        invocation.screen.say(f"  peers connect to {', '.join(map(format_address, facts['addresses']))}")
         invocation.screen.say(f"  everything lives in {facts['home']}")
         invocation.screen.say("  To chat, run in another terminal: tilenode run demo. To stop, press Ctrl-C.")
 
@@ -42,6 +42,8 @@ def serve_config(invocation: Invocation) -> Config:
     arguments = invocation.arguments
     api = parse_api_address(arguments.api) if arguments.api else (DEFAULT_API_HOST, DEFAULT_API_PORT)
     given = invocation.passphrase_source()
+    if given is None and invocation.screen.interactive:
+        _ask_before_start(invocation)
     return Config(
         home=invocation.home,
         listen=tuple(arguments.listen or ()),
@@ -49,17 +51,31 @@ def serve_config(invocation: Invocation) -> Config:
         api_port=api[1],
         # Started for a command such as `run`, the API is a guest: any port serves. `serve` itself means the port.
         api_is_chosen=bool(arguments.api) or not arguments.background,
-        passphrase=given or _typed_passphrase(invocation),
+        passphrase=given or _typed(invocation),
         # A passphrase that was handed over means the vault; a home whose keys have a place keeps it all the same.
         may_use_keychain=given is None,
         nickname=getattr(arguments, "nickname", None),
     )
 
 
-def _typed_passphrase(invocation: Invocation) -> Any:
-    if not invocation.screen.interactive:
-        return None
-    return lambda: invocation.ask_passphrase(new=not invocation.home.vault.exists())
+def _ask_before_start(invocation: Invocation) -> None:
+    """Ask for a passphrase now if one will be needed: once the node runs, Ctrl-C belongs to the node."""
+    if not invocation.settings().did:
+        from node.account import create_account
+
+        create_account(
+            invocation.home,
+            nickname=None,
+            passphrase=lambda: invocation.ask_passphrase(new=True),
+            may_use_keychain=True,
+        )
+    elif invocation.home.vault.exists():
+        invocation.ask_passphrase(new=False)
+
+
+def _typed(invocation: Invocation) -> Callable[[], bytes] | None:
+    typed = invocation.typed_passphrase()
+    return None if typed is None else lambda: typed
 
 
 def status(invocation: Invocation) -> int:
@@ -73,7 +89,7 @@ def status(invocation: Invocation) -> int:
     screen.say(f"{facts['nickname']}  {facts['did']}")
     screen.say(f"  running     process {facts['pid']}, since {format_age(facts['uptime_s'])}")
     screen.say(f"  API         {facts['api']}")
-    screen.say(f"  addresses   {', '.join(facts['addresses'])}")
+    screen.say(f"  addresses   {', '.join(map(format_address, facts['addresses']))}")
     screen.say(f"  keys        {facts['rung']}: {facts['place']}")
     screen.say(f"  log         {facts['log']['size']} entries, root {facts['log']['root'][:12]}")
     screen.say(f"  models      {facts['models']} here, {facts['offers']} offered by linked devices")
@@ -90,7 +106,9 @@ def _status_of_stopped(invocation: Invocation) -> int:
         {"running": False, "home": str(invocation.home.root), "did": settings.did, "nickname": settings.nickname}
     )
     invocation.screen.say(f"{settings.nickname or 'no identity yet'}  {settings.did}")
-    return invocation.screen.fail(NodeNotRunning(invocation.home.root)) if not invocation.screen.json_wanted else 3
+    if invocation.screen.json_wanted:
+        return ExitCode.NOT_RUNNING
+    return invocation.screen.fail(NodeNotRunning(invocation.home.root))
 
 
 def _print_peers(screen: Screen, peers: Sequence[Facts]) -> None:
@@ -105,7 +123,8 @@ def peer_line(peer: Facts) -> str:
     """Return one line about a linked device: path, scope, last contact."""
     scope = "chats and models" if peer["scope"] == "own-device" else "models only"
     if peer["connected"]:
-        return f"connected by {peer['path'] or 'an incoming connection'} · {scope} · {format_did(peer['did'])}"
+        path = f"direct, {format_address(peer['path'])}" if peer["path"] else "direct"
+        return f"connected ({path}) · {scope} · {format_did(peer['did'])}"
     last = (
         "never reached"
         if peer["last_contact_age_s"] is None

@@ -1,6 +1,7 @@
 """The verbs of `tilenode` and their options, as one table that imports nothing heavy."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -23,7 +24,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong with the command line and exit."""
-        raise SystemExit(int(Screen().fail(UsageInvalid(message, f"see: {self.prog} --help"))))
+        screen = Screen(json_wanted="--json" in sys.argv)  # what was parsed so far is not known here
+        raise SystemExit(int(screen.fail(UsageInvalid(message, f"see: {self.prog} --help"))))
 
 
 def build_parser() -> argparse.ArgumentParser:

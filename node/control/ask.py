@@ -8,6 +8,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from node.control.responses import Emit, EventStream, facts
+from node.models.errors import PromptTooLong
 from node.models.requests import Ending, GenerateRequest
 from node.parts import Node
 from protocol.feed import MAX_TITLE_BYTES, ChatId
@@ -58,7 +59,7 @@ class AskRoutes:
             model = await self._node.catalog.find(body.model)
             await _Question(self._node, emit, model.name, body).answer()
 
-        return EventStream(produce)
+        return EventStream(produce, self._node.stopping)
 
     async def loaded(self) -> Response:
         """List the models in memory."""
@@ -125,6 +126,16 @@ class _Question:
     async def _stream(self, chat: ChatId, started_s: float) -> None:
         view = await self._node.threads.database(self._node.chats.show, chat)
         messages = [{"role": line.role, "content": line.content.reveal()} for line in view.messages]
+        while True:
+            try:
+                await self._ask(messages, started_s)
+                return
+            except PromptTooLong:
+                if len(messages) == 1:
+                    raise
+                messages = messages[(len(messages) + 1) // 2 :]  # what was said long ago gives way
+
+    async def _ask(self, messages: list[dict[str, str]], started_s: float) -> None:
         async with self._node.models.generate(GenerateRequest(self._model, messages=messages)) as pieces:
             async for piece in pieces:
                 self._ending = piece.ending or self._ending
@@ -155,4 +166,4 @@ class _Question:
 def _title(prompt: str) -> str:
     """Return a chat's first title: the beginning of its first line, within the bytes that a title may have."""
     title = clean_text(prompt, TITLE_CHARS)
-    return title.encode()[:MAX_TITLE_BYTES].decode(errors="ignore")
+    return title.encode()[:MAX_TITLE_BYTES].decode(errors="ignore") or "chat"

@@ -69,7 +69,7 @@ class LinkRoutes:
                 async for event in events:
                     await emit(event)
 
-        return EventStream(produce)
+        return EventStream(produce, self._node.stopping)
 
     async def join(self, body: JoinBody) -> Response:
         """Dial the ticket's device and stream what comes of it."""
@@ -79,7 +79,7 @@ class LinkRoutes:
                 async for event in events:
                     await emit(event)
 
-        return EventStream(produce)
+        return EventStream(produce, self._node.stopping)
 
     async def approve(self, body: AnswerBody) -> Response:
         """Say yes."""

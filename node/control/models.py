@@ -137,7 +137,7 @@ class ModelRoutes:
                 }
             )
 
-        return EventStream(produce)
+        return EventStream(produce, self._node.stopping)
 
     async def pull(self, body: PullBody) -> Response:
         """Fetch a model from linked devices; leaving the stream stops the fetch, what came stays for the next one."""
@@ -155,7 +155,7 @@ class ModelRoutes:
                     }
                     await emit(bare)
 
-        return EventStream(produce)
+        return EventStream(produce, self._node.stopping)
 
     async def verify(self, body: NameBody) -> Response:
         """Hash everything again."""

@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from identity.errors import IdentityError
 from node.cli.exit_codes import ExitCode
 from node.cli.render import describe_error
-from node.errors import ControlRequestInvalid, NodeError, first_cause
+from node.errors import ControlRequestInvalid, NodeError, NodeStopping, first_cause
 from protocol.errors import ProtocolError
 from store.errors import StoreError
 
@@ -80,9 +80,11 @@ class EventStream(Response):
 
     media_type = "application/x-ndjson"
 
-    def __init__(self, produce: Produce) -> None:
+    def __init__(self, produce: Produce, stopping: trio.Event | None = None) -> None:
+        """`stopping` ends the work when the node stops, which the caller is told; None where it ends by itself."""
         super().__init__()
         self._produce = produce
+        self._stopping = stopping
         self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,20 +112,31 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _named(self, emit: Emit) -> None:
-        """Run the producer; a named error that a nursery of its wrapped comes out plain."""
+        """Run the producer until the node stops; a named error that a nursery wrapped comes out plain."""
         try:
-            await self._produce(emit)
+            async with trio.open_nursery() as nursery:
+                if self._stopping is not None:
+                    nursery.start_soon(_cancel_at_stop, self._stopping, nursery.cancel_scope)
+                await self._produce(emit)
+                nursery.cancel_scope.cancel()
+                return
         except BaseExceptionGroup as group:
             cause = first_cause(group)
             if isinstance(cause, NAMED_ERRORS):
                 raise cause from group
             raise
+        raise NodeStopping
 
     async def _begin(self, send: Send) -> None:
         if not self._begun:
             self._begun = True
             headers = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-store")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+async def _cancel_at_stop(stopping: trio.Event, scope: trio.CancelScope) -> None:
+    await stopping.wait()
+    scope.cancel()
 
 
 async def _cancel_at_departure(receive: Receive, scope: trio.CancelScope) -> None:

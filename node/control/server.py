@@ -17,7 +17,6 @@ from node.errors import HomeUnusable, PortInUse
 
 BACKLOG: Final = 128
 KEEP_ALIVE_S: Final = 60
-MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 SOCKET_MODE: Final = 0o600
 
 
@@ -101,7 +100,7 @@ async def serve_http(
     config.keep_alive_timeout = KEEP_ALIVE_S
     config.include_server_header = False
     await worker_serve(
-        wrap_app(app, MAX_BODY_BYTES, None),
+        wrap_app(app, 0, "asgi"),
         config,
         sockets=Sockets([], [listener], []),
         shutdown_trigger=stopping.wait,

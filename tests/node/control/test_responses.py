@@ -125,3 +125,27 @@ async def test_leaving_the_stream_cancels_the_work_and_lets_it_clean_up() -> Non
 
 def test_the_hint_of_a_stopped_node_is_a_command(tmp_path: Any) -> None:
     assert NodeNotRunning(tmp_path).hint == "start it: tilenode serve"
+
+
+async def test_a_stopping_node_ends_the_work_and_says_so() -> None:
+    stopping = trio.Event()
+
+    async def produce(emit: Emit) -> None:
+        await emit({"status": "working"})
+        stopping.set()
+        await trio.sleep_forever()
+
+    caller = Caller()
+    await EventStream(produce, stopping)({"type": "http"}, caller.receive, caller.send)
+    assert caller.lines[-1]["error"]["kind"] == "NodeStopping"
+    assert caller.lines[-1]["error"]["exit_code"] == ExitCode.NOT_RUNNING
+    assert caller.sent[-1]["more_body"] is False
+
+
+async def test_work_that_is_done_is_not_called_stopped() -> None:
+    async def produce(emit: Emit) -> None:
+        await emit({"status": "done"})
+
+    caller = Caller()
+    await EventStream(produce, trio.Event())({"type": "http"}, caller.receive, caller.send)
+    assert caller.lines == [{"schema": 1, "status": "done"}]
