@@ -57,7 +57,7 @@ def _cells(result: Result) -> tuple[str, ...]:
         f"{format_number(result.value)} {result.unit}",
         result.reference,
         f"{format_number(result.reference_value)} {result.unit}",
-        "-" if result.ratio is None else f"{result.ratio:.2f}",
+        "-" if result.ratio is None else format_number(result.ratio),
         result.remark,
     )
 
