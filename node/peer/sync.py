@@ -54,7 +54,6 @@ class Sync:
         self._threads = threads
         self._moved = moved
         self._stall_s = stall_s
-        self._moved = moved
         self._locks: dict[DeviceId, trio.Lock] = {}
         self._pushes: set[DeviceId] = set()
         self._served: dict[DeviceId, trio.CancelScope] = {}

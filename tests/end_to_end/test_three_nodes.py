@@ -97,6 +97,23 @@ def test_an_unlinked_device_gets_nothing_from_the_moment_of_the_unlink(tmp_path:
         guest.fails("chats", "show", asked["chat"])
 
 
+def test_a_device_that_is_linked_again_has_the_chats_of_both_again(tmp_path: Path) -> None:
+    with started(tmp_path, "home", "away") as (home, away):
+        link(home, away)
+        before = home.command("run", "demo", "Hello!")["chat"]
+        wait_for_lines(away, before, 2)
+        home.command("link", "disable", "away")
+        at_home = home.command("run", "demo", "Hello!")["chat"]
+        elsewhere = away.command("run", "demo", "Hello!")["chat"]
+        home.fails("chats", "show", elsewhere)
+        away.fails("chats", "show", at_home)
+        link(home, away)
+        for node in (home, away):
+            for chat in (before, at_home, elsewhere):
+                wait_for_lines(node, chat, 2)
+        assert home.command("chats")["chats"] == away.command("chats")["chats"]
+
+
 def test_a_models_only_link_carries_models_and_no_chats(tmp_path: Path) -> None:
     with started(tmp_path, "mine", "friend") as (mine, friend):
         link(mine, friend, "--models-only")
