@@ -28,11 +28,15 @@ The message says what failed, where and what was found; `hint` says what to do a
     ├── StreamClosed
     ├── SyncStalled
     ├── OfferRefused
+    │   ├── OfferMalformed
+    │   └── OfferUnproven
     ├── OriginStopped
     ├── LogBehind
     ├── ModelNotOffered
     ├── OfferAmbiguous
     ├── BlobUnavailable
+    │   ├── BlobCorrupt
+    │   └── ChunksCorrupt
     ├── FetchStalled
     └── LayerTooLarge
 """
@@ -274,6 +278,14 @@ class OfferRefused(NodeError):
         self.reason = reason
 
 
+class OfferMalformed(OfferRefused):
+    """The manifest that a peer offers has a bad digest, path or shape, whoever signed it."""
+
+
+class OfferUnproven(OfferRefused):
+    """A signature or a log proof of the model that a peer offers does not verify."""
+
+
 class OriginStopped(NodeError):
     """A device signed two different logs; nothing it publishes is accepted any more, and it is not served."""
 
@@ -326,6 +338,14 @@ class BlobUnavailable(NodeError):
         super().__init__(f"blob {digest[:12]}: {reason}")
         self.digest = digest
         self.reason = reason
+
+
+class BlobCorrupt(BlobUnavailable):
+    """The devices that were asked sent bytes that do not hash to the blob's digest."""
+
+
+class ChunksCorrupt(BlobUnavailable):
+    """The devices that were asked sent chunks that do not hash to their records in the chunk map."""
 
 
 class FetchStalled(NodeError):

@@ -55,6 +55,7 @@ class Fetch:
             threads=threads,
             clock=clock,
             exchange=gossip.exchange,
+            refusal=gossip.refusal,
             wake=wake,
             patience_s=patience_s,
         )

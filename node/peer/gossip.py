@@ -14,7 +14,7 @@ import trio
 from identity.did import DeviceId
 from identity.errors import IdentityError
 from identity.keys import DeviceKey
-from node.errors import OriginStopped
+from node.errors import OfferRefused, OriginStopped
 from node.failures import NAMED
 from node.net.transport import Transport
 from node.peer.heads import HeadsExchange
@@ -27,6 +27,7 @@ from node.threads import Threads
 from protocol.digest import Digest, digest_of
 from protocol.errors import ProtocolError
 from protocol.gossip import TOPIC, Announcement, open_announcement, sign_announcement
+from protocol.model_name import ModelName
 from protocol.provenance import decode_and_verify_provenance
 from store.evidence import SeenLogs
 from store.log import Log
@@ -151,6 +152,10 @@ class Gossip:
         async with self._announcing:
             await self._pubsub.publish(TOPIC, sign_announcement(announcement, self._key.sign))
             await trio.sleep(ANNOUNCE_INTERVAL_S)
+
+    def refusal(self, peer: DeviceId, name: ModelName) -> OfferRefused | None:
+        """Return why what the peer offers under this name is not accepted; None where it offers no such thing."""
+        return self._heads.refusal(peer, name)
 
     def forget(self, peer: DeviceId) -> None:
         """Forget what was settled with a peer that was unlinked."""

@@ -36,6 +36,7 @@ from protocol.heads import (
     encode_heads,
     heads_digest,
 )
+from protocol.model_name import ModelName
 from protocol.refusal import RefusalCode
 from store.errors import LogRolledBack
 from store.log import Log
@@ -76,6 +77,7 @@ class HeadsExchange:
         self._nickname = nickname
         self._publish = publish
         self._settled: dict[DeviceId, tuple[bytes, int]] = {}
+        self._refused: dict[DeviceId, dict[ModelName, OfferRefused]] = {}
         self._settling: dict[DeviceId, trio.Lock] = {}
         transport.handle(HEADS_PROTOCOL, self._serve, access=Access.LINKED)
 
@@ -98,9 +100,14 @@ class HeadsExchange:
         if answer.heads is not None:
             await self._settle(peer, answer.heads)
 
+    def refusal(self, peer: DeviceId, name: ModelName) -> OfferRefused | None:
+        """Return why what the peer offers under this name was refused when its heads were settled last."""
+        return self._refused.get(peer, {}).get(name)
+
     def forget(self, peer: DeviceId) -> None:
         """Forget what was settled with a peer that was unlinked: the next contact starts anew."""
         self._settled.pop(peer, None)
+        self._refused.pop(peer, None)
 
     async def _serve(self, stream: PeerStream) -> None:
         peer = stream.peer
@@ -147,8 +154,10 @@ class HeadsExchange:
             settled = await self._settle_checkpoint(peer, heads.checkpoint)
             await self._settle_others(peer, heads.others)
             accepted: list[Offer] = []
+            refused: dict[ModelName, OfferRefused] = {}
             for offered in heads.offers:
-                settled &= await self._settle_offer(peer, offered, accepted)
+                settled &= await self._settle_offer(peer, offered, accepted, refused)
+            self._refused[peer] = refused
             count = await self._keep(peer, accepted)
             if settled:
                 self._settled[peer] = (digest, count)
@@ -177,8 +186,10 @@ class HeadsExchange:
             return False
         return True
 
-    async def _settle_offer(self, peer: DeviceId, offered: OfferedModel, accepted: list[Offer]) -> bool:
-        """Add the offer to `accepted` once it is verified; return whether there is nothing left to try again."""
+    async def _settle_offer(
+        self, peer: DeviceId, offered: OfferedModel, accepted: list[Offer], refused: dict[ModelName, OfferRefused]
+    ) -> bool:
+        """Add the offer to `accepted` once it is verified, or to `refused`; return whether nothing is left to try."""
         claim = Claim(peer, offered.publisher, offered.name, offered.manifest, offered.bundle)
         try:
             accepted.append(await self._intake.accept(claim))
@@ -187,6 +198,8 @@ class HeadsExchange:
                 raise
         except OfferRefused as error:
             _log.warning("offer_refused", extra={"peer": peer, "manifest": offered.manifest, "reason": error.reason})
+            # Made anew: the caught one would keep the bundle alive through its traceback.
+            refused[offered.name] = type(error)(peer, offered.manifest, error.reason)
         except NAMED as error:
             _log.info("offer_not_settled", extra={"peer": peer, "error": type(error).__name__})
             return False

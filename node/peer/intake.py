@@ -8,7 +8,7 @@ from typing import Final
 import trio
 
 from identity.did import DeviceId
-from node.errors import OfferRefused
+from node.errors import OfferMalformed, OfferRefused, OfferUnproven
 from node.net.access import Access
 from node.net.streams import PeerStream
 from node.net.transport import Transport
@@ -16,7 +16,7 @@ from node.peer.origins import Origins
 from node.peer.shelf import Shelf
 from node.threads import Threads
 from protocol.digest import Digest, digest_of
-from protocol.errors import ProvenanceInvalid
+from protocol.errors import ManifestInvalid, ProvenanceInvalid
 from protocol.heads import (
     MAX_BUNDLE_FRAME_BYTES,
     MAX_REQUEST_BYTES,
@@ -107,7 +107,8 @@ class Intake:
         try:
             return await self._threads.store(decode_and_verify_provenance, content)
         except ProvenanceInvalid as error:
-            raise OfferRefused(peer, manifest, str(error)) from error
+            refused = OfferMalformed if isinstance(error.__cause__, ManifestInvalid) else OfferUnproven
+            raise refused(peer, manifest, str(error)) from error
 
     async def fetch_bundle(self, peer: DeviceId, manifest: Digest, bundle: Digest) -> bytes:
         """Return the bundle with the digest `bundle`, of at most 1 MiB. Raises as `fetch_provenance`."""

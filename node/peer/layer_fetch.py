@@ -13,7 +13,7 @@ import trio
 
 from identity.did import DeviceId
 from identity.errors import IdentityError
-from node.errors import BlobUnavailable, FetchStalled, NodeError, PeerNotLinked, RemoteRefused
+from node.errors import ChunksCorrupt, FetchStalled, NodeError, PeerNotLinked, RemoteRefused
 from node.net.streams import PeerStream
 from node.net.transport import ConnectionEvent, Transport
 from node.peer.sources import ask_have, receive_run
@@ -95,7 +95,7 @@ class LayerFetch:
         Raises:
             FetchStalled: no source for as long as the patience lasts; what arrived is kept.
             PeerNotLinked: the only source was unlinked meanwhile, here or over there.
-            BlobUnavailable: every source that could be asked sent corrupt chunks.
+            ChunksCorrupt: every source that could be asked sent corrupt chunks.
             DiskFull, DiskFailed: they could not be written; what arrived is kept.
         """
         if not self._plan.done:
@@ -152,7 +152,7 @@ class LayerFetch:
         if self._transport.peers.scope_of(peer) is None:
             self._out[peer] = PeerNotLinked(peer)
         elif self._plan.is_struck_out(peer):
-            self._out[peer] = BlobUnavailable(self.digest, f"{peer} sent corrupt chunks")
+            self._out[peer] = ChunksCorrupt(self.digest, f"{peer} sent corrupt chunks")
         elif peer not in self._transport.connected():
             self._wake(peer)
             return False  # it is taken up again when it has come back
@@ -205,7 +205,7 @@ class LayerFetch:
         if corrupt:
             _log.warning("corrupt_chunks", extra={"peer": peer, "layer": self.digest, "count": len(corrupt)})
         if self._plan.is_struck_out(peer):
-            raise BlobUnavailable(self.digest, f"{peer} sent corrupt chunks")
+            raise ChunksCorrupt(self.digest, f"{peer} sent corrupt chunks")
 
     def _write(self, run: Run, data: bytearray, needed: list[int]) -> tuple[list[int], list[int]]:
         """Write the needed chunks that are what they should be; return their numbers and those of the others."""

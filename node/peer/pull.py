@@ -14,6 +14,7 @@ from node.errors import (
     LayerTooLarge,
     ModelNotOffered,
     OfferAmbiguous,
+    OfferRefused,
     OriginStopped,
     PeerNotLinked,
     PeerUnreachable,
@@ -60,6 +61,7 @@ class PullParts:
     threads: Threads
     clock: Clock
     exchange: Callable[[DeviceId], Awaitable[None]]
+    refusal: Callable[[DeviceId, ModelName], OfferRefused | None]
     wake: Callable[[DeviceId], None]
     patience_s: float = PATIENCE_S
 
@@ -168,6 +170,8 @@ class Pull:
         found = await self.parts.threads.database(self.parts.offers.of_name, self.name)
         offers = [offer for offer in found if self.source is None or offer.peer == self.source.did]
         if not offers:
+            for refusal in filter(None, (self.parts.refusal(peer, self.name) for peer in asked)):
+                raise refusal
             who = "any linked device that is connected" if self.source is None else self._label(self.source.did)
             raise ModelNotOffered(format_model_name(self.name), who)
         publishers = tuple(sorted({offer.publisher for offer in offers}))

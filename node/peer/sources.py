@@ -6,7 +6,7 @@ from typing import Final
 import trio
 
 from identity.did import DeviceId
-from node.errors import BlobUnavailable
+from node.errors import BlobCorrupt
 from node.net.streams import PeerStream
 from node.net.transport import Transport
 from protocol.blob import BLOB_PROTOCOL, MAX_ANSWER_BYTES, ReadRequest, decode_data_header, encode_read
@@ -63,7 +63,7 @@ async def fetch_small(
     """Return a whole blob of `size` bytes from one peer, verified.
 
     Raises:
-        BlobUnavailable: what came does not hash to its name.
+        BlobCorrupt: what came does not hash to its name.
         PeerUnreachable, PeerNotLinked, RemoteRefused, StreamClosed, TooSlowError: it did not come.
         CodecInvalid, FieldInvalid: the peer broke the rules.
     """
@@ -77,5 +77,5 @@ async def fetch_small(
                     content += await receive_run(stream, length, arrived)
     whole = bytes(content)
     if digest_of(whole) != blob:
-        raise BlobUnavailable(blob, f"{peer} sent other bytes")
+        raise BlobCorrupt(blob, f"{peer} sent other bytes")
     return whole
