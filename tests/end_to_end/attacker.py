@@ -1,4 +1,4 @@
-"""A hostile device: real keys and a real link, spoken from the test's own process, serving what no honest node would."""
+"""A hostile device: real keys and a real link, run by the test itself, serving what no honest node would."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager

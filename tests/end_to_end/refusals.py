@@ -1,4 +1,4 @@
-"""What every refused command owes its caller: a code, a message, a hint, the same as JSON, and nothing secret logged."""
+"""What every refused command owes its caller: a code, a message, a hint, the same as JSON, no secret in the logs."""
 
 import json
 import re
