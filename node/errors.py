@@ -32,6 +32,7 @@ The message says what failed, where and what was found; `hint` says what to do a
     │   └── OfferUnproven
     ├── OriginStopped
     ├── LogBehind
+    ├── TooManyOrigins
     ├── ModelNotOffered
     ├── OfferAmbiguous
     ├── BlobUnavailable
@@ -306,6 +307,17 @@ class LogBehind(NodeError):
         self.origin = origin
         self.seen_size = seen_size
         self.found_size = found_size
+
+
+class TooManyOrigins(NodeError):
+    """Linked peers pass on models of more unlinked publishers than this node keeps account of."""
+
+    hint = "link the publisher itself: tilenode link enable"
+
+    def __init__(self, origin: str, limit: int) -> None:
+        super().__init__(f"log of {origin}: logs of {limit} devices that are not linked are kept already")
+        self.origin = origin
+        self.limit = limit
 
 
 class ModelNotOffered(NodeError):

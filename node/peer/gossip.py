@@ -6,7 +6,6 @@ Gossip is a hint that may be lost; what counts is the exchange of heads. Both le
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final, NoReturn
 
 import trio
@@ -17,6 +16,7 @@ from identity.keys import DeviceKey
 from node.errors import OfferRefused, OriginStopped
 from node.failures import NAMED
 from node.net.transport import Transport
+from node.peer.budget import Budget
 from node.peer.heads import HeadsExchange
 from node.peer.intake import Claim, Intake, offer_event
 from node.peer.origins import Origins
@@ -45,22 +45,6 @@ MAX_AT_ONCE: Final = 4
 _log = logging.getLogger("tilenode.gossip")
 
 Publish = Callable[[Mapping[str, object]], None]
-
-
-@dataclass
-class _Budget:
-    """How many messages one peer may still send: refilled by ten a second, at most twenty."""
-
-    left: float
-    at_s: float
-
-    def take(self, now_s: float) -> bool:
-        self.left = min(MESSAGE_BURST, self.left + (now_s - self.at_s) * MAX_MESSAGES_PER_S)
-        self.at_s = now_s
-        if self.left < 1:
-            return False
-        self.left -= 1
-        return True
 
 
 class Gossip:
@@ -95,11 +79,11 @@ class Gossip:
         self.shelf = Shelf(store, threads, self.origins.stopped)
         self.intake = Intake(transport, self.origins, self.shelf, offers, threads)
         self._heads = HeadsExchange(
-            transport, log, self.shelf, self.origins, self.intake, peers, offers, threads, nickname, publish
+            transport, log, self.shelf, self.origins, self.intake, peers, offers, threads, clock, nickname, publish
         )
         self._pubsub: LinkedPubsub | None = None
         self._announcing = trio.Lock()
-        self._budgets: dict[DeviceId, _Budget] = {}
+        self._budgets: dict[DeviceId, Budget] = {}
         self._forwarders: OrderedDict[Digest, DeviceId] = OrderedDict()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
@@ -125,13 +109,13 @@ class Gossip:
     async def contact(self, peer: DeviceId) -> None:
         """Do what a contact with `peer` is for; one exchange serves both sides, so the lower DID begins it."""
         if self._key.did < peer:
-            await self.exchange(peer)
+            await self._heads.exchange(peer)
         else:
             await self.origins.require_honest(peer)
 
     async def exchange(self, peer: DeviceId) -> None:
-        """Exchange heads with a connected peer and settle them. Raises as `HeadsExchange.exchange`."""
-        await self._heads.exchange(peer)
+        """Exchange heads with a connected peer and settle them, also what failed lately. Raises as `HeadsExchange`."""
+        await self._heads.exchange(peer, retry=True)
 
     async def announce(self, bundle: bytes) -> None:
         """Tell the linked peers about the model whose provenance bundle this is; paced, so that nothing is dropped.
@@ -168,7 +152,8 @@ class Gossip:
     def _accepts(self, forwarder: DeviceId, data: bytes) -> bool:
         """Return whether a message is an announcement by a linked device; nothing else is delivered or passed on."""
         now_s = self._clock.monotonic_s()
-        if not self._budgets.setdefault(forwarder, _Budget(MESSAGE_BURST, now_s)).take(now_s):
+        budget = self._budgets.setdefault(forwarder, Budget(MAX_MESSAGES_PER_S, MESSAGE_BURST, now_s))
+        if not budget.take(now_s):
             return False
         try:
             announcement = open_announcement(data)

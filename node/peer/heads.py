@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -12,9 +13,11 @@ from node.failures import NAMED
 from node.net.access import Access
 from node.net.streams import PeerStream
 from node.net.transport import Transport
+from node.peer.budget import Budget
 from node.peer.intake import Claim, Intake, offer_event
 from node.peer.origins import Origins
 from node.peer.shelf import Shelf
+from node.ports import Clock
 from node.threads import Threads
 from protocol.errors import CheckpointInvalid, FieldInvalid
 from protocol.heads import (
@@ -44,9 +47,28 @@ from store.offers import Offer, Offers
 from store.peers import Peers
 
 ROUND_S: Final = 20.0
+# Each for the other logs and for the new offers of one peer: a slow peer holds up nothing but itself, and not for ever.
+SETTLE_S: Final = 60.0
+FIRST_RETRY_S: Final = 20.0
+LONGEST_RETRY_S: Final = 3_600.0
+MAX_ROUNDS_PER_S: Final = 0.5
+ROUND_BURST: Final = 20.0
 MAX_ADDRESSES_KEPT: Final = 16
 
 _log = logging.getLogger("tilenode.heads")
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """The heads of a peer that were taken in: their digest, how many of its offers are kept, and what still failed.
+
+    What failed is tried again at the next contact, then ever more rarely, as heads are sent whole for that.
+    """
+
+    digest: bytes
+    count: int
+    failures: int
+    retry_at_s: float
 
 
 class HeadsExchange:
@@ -62,6 +84,7 @@ class HeadsExchange:
         peers: Peers,
         offers: Offers,
         threads: Threads,
+        clock: Clock,
         nickname: Callable[[], str],
         publish: Callable[[Mapping[str, object]], None],
     ) -> None:
@@ -76,13 +99,17 @@ class HeadsExchange:
         self._threads = threads
         self._nickname = nickname
         self._publish = publish
-        self._settled: dict[DeviceId, tuple[bytes, int]] = {}
+        self._clock = clock
+        self._settled: dict[DeviceId, _Settled] = {}
+        self._budgets: dict[DeviceId, Budget] = {}
         self._refused: dict[DeviceId, dict[ModelName, OfferRefused]] = {}
         self._settling: dict[DeviceId, trio.Lock] = {}
         transport.handle(HEADS_PROTOCOL, self._serve, access=Access.LINKED)
 
-    async def exchange(self, peer: DeviceId) -> None:
+    async def exchange(self, peer: DeviceId, *, retry: bool = False) -> None:
         """Exchange heads with a connected peer and settle what it says; both sides know each other's heads then.
+
+        With `retry`, what could not be settled before is tried again now.
 
         Raises:
             OriginStopped: the peer signed two logs; it was cut off.
@@ -93,7 +120,7 @@ class HeadsExchange:
         own = await self._own_heads(peer)
         with trio.fail_after(ROUND_S):
             async with self._transport.open(peer, HEADS_PROTOCOL) as stream:
-                await stream.send(encode_greeting(Greeting(heads_digest(own), await self._seen(peer))))
+                await stream.send(encode_greeting(Greeting(heads_digest(own), await self._seen(peer, retry))))
                 answer = decode_answer(await stream.receive(MAX_HEADS_FRAME_BYTES))
                 if answer.want:
                     await stream.send(own)
@@ -107,12 +134,17 @@ class HeadsExchange:
     def forget(self, peer: DeviceId) -> None:
         """Forget what was settled with a peer that was unlinked: the next contact starts anew."""
         self._settled.pop(peer, None)
+        self._budgets.pop(peer, None)
         self._refused.pop(peer, None)
 
     async def _serve(self, stream: PeerStream) -> None:
         peer = stream.peer
         if peer in self._origins.stopped():
             await stream.refuse(RefusalCode.STOPPED, "two logs were signed with this key")
+            return
+        now_s = self._clock.monotonic_s()
+        if not self._budgets.setdefault(peer, Budget(MAX_ROUNDS_PER_S, ROUND_BURST, now_s)).take(now_s):
+            await stream.refuse(RefusalCode.BUSY, "heads were just exchanged")
             return
         heads = None
         with trio.fail_after(ROUND_S):
@@ -127,11 +159,18 @@ class HeadsExchange:
             await stream.close()
             await self._settle(peer, heads)
 
-    async def _seen(self, peer: DeviceId) -> bytes:
-        """Return the digest of the heads that are settled; nothing is, once offers were dropped, as by unlinking."""
-        digest, count = self._settled.get(peer, (NOTHING_SEEN, 0))
+    async def _seen(self, peer: DeviceId, retry: bool = False) -> bytes:
+        """Return the digest of the heads that need not be sent again.
+
+        None are once offers were dropped, as by unlinking, or when it is time to try again what failed.
+        """
+        settled = self._settled.get(peer)
+        if settled is None:
+            return NOTHING_SEEN
+        if settled.failures and (retry or self._clock.monotonic_s() >= settled.retry_at_s):
+            return NOTHING_SEEN
         kept = await self._threads.database(self._offers.of_peer, peer)
-        return digest if len(kept) == count else NOTHING_SEEN
+        return settled.digest if len(kept) == settled.count else NOTHING_SEEN
 
     async def _own_heads(self, peer: DeviceId) -> bytes:
         heads = Heads(
@@ -144,23 +183,52 @@ class HeadsExchange:
         return encode_heads(heads)
 
     async def _settle(self, peer: DeviceId, encoded: bytes) -> None:
-        """Take in all of a peer's heads; what failed for now is tried again at the next contact."""
+        """Take in all of a peer's heads; what failed for now is tried again later."""
         async with self._settling.setdefault(peer, trio.Lock()):
             digest = heads_digest(encoded)
-            if await self._seen(peer) == digest:
+            before = self._settled.get(peer)
+            if await self._seen(peer) == digest and not (before and before.failures):
                 return
             heads = decode_heads(encoded)
             await self._note_contact_facts(peer, heads)
-            settled = await self._settle_checkpoint(peer, heads.checkpoint)
-            await self._settle_others(peer, heads.others)
-            accepted: list[Offer] = []
-            refused: dict[ModelName, OfferRefused] = {}
-            for offered in heads.offers:
-                settled &= await self._settle_offer(peer, offered, accepted, refused)
-            self._refused[peer] = refused
-            count = await self._keep(peer, accepted)
-            if settled:
-                self._settled[peer] = (digest, count)
+            complete = await self._settle_checkpoint(peer, heads.checkpoint)
+            with trio.move_on_after(SETTLE_S) as others:
+                await self._settle_others(peer, heads.others)
+            count, settled = await self._settle_offers(peer, heads.offers)
+            self._note_settled(peer, digest, count, complete and settled and not others.cancelled_caught)
+
+    async def _settle_offers(self, peer: DeviceId, offered: tuple[OfferedModel, ...]) -> tuple[int, bool]:
+        """Verify and keep what a peer offers; return how many offers are kept, and whether nothing is left to try."""
+        accepted: list[Offer] = []
+        refused: dict[ModelName, OfferRefused] = {}
+        unknown = await self._take_known(peer, offered, accepted)
+        complete = True
+        with trio.move_on_after(SETTLE_S) as patience:
+            for claim in unknown:
+                complete &= await self._settle_offer(claim, accepted, refused)
+        self._refused[peer] = refused
+        return await self._keep(peer, accepted), complete and not patience.cancelled_caught
+
+    async def _take_known(
+        self, peer: DeviceId, offered: tuple[OfferedModel, ...], accepted: list[Offer]
+    ) -> list[Claim]:
+        """Add the offers that were verified before to `accepted`; return the others as claims."""
+        unknown = []
+        for each in offered:
+            claim = Claim(peer, each.publisher, each.name, each.manifest, each.bundle)
+            offer = await self._intake.known(claim)
+            if offer is None:
+                unknown.append(claim)
+            else:
+                accepted.append(offer)
+        return unknown
+
+    def _note_settled(self, peer: DeviceId, digest: bytes, count: int, complete: bool) -> None:
+        before = self._settled.get(peer)
+        earlier = before.failures if before is not None and before.digest == digest else 0
+        failures = 0 if complete else earlier + 1
+        wait_s = min(FIRST_RETRY_S * 2.0 ** min(earlier, 30), LONGEST_RETRY_S)
+        self._settled[peer] = _Settled(digest, count, failures, self._clock.monotonic_s() + wait_s)
 
     async def _keep(self, peer: DeviceId, settled: list[Offer]) -> int:
         """Replace what the peer is known to offer, tell what is new, and return how many offers are kept."""
@@ -186,22 +254,22 @@ class HeadsExchange:
             return False
         return True
 
-    async def _settle_offer(
-        self, peer: DeviceId, offered: OfferedModel, accepted: list[Offer], refused: dict[ModelName, OfferRefused]
-    ) -> bool:
+    async def _settle_offer(self, claim: Claim, accepted: list[Offer], refused: dict[ModelName, OfferRefused]) -> bool:
         """Add the offer to `accepted` once it is verified, or to `refused`; return whether nothing is left to try."""
-        claim = Claim(peer, offered.publisher, offered.name, offered.manifest, offered.bundle)
         try:
             accepted.append(await self._intake.accept(claim))
         except OriginStopped as error:
-            if error.origin == peer:
+            if error.origin == claim.peer:
                 raise
         except OfferRefused as error:
-            _log.warning("offer_refused", extra={"peer": peer, "manifest": offered.manifest, "reason": error.reason})
-            # Made anew: the caught one would keep the bundle alive through its traceback.
-            refused[offered.name] = type(error)(peer, offered.manifest, error.reason)
+            _log.warning(
+                "offer_refused", extra={"peer": claim.peer, "manifest": claim.manifest, "reason": error.reason}
+            )
+            if claim.name is not None:
+                # Made anew: the caught one would keep the bundle alive through its traceback.
+                refused[claim.name] = type(error)(claim.peer, claim.manifest, error.reason)
         except NAMED as error:
-            _log.info("offer_not_settled", extra={"peer": peer, "error": type(error).__name__})
+            _log.info("offer_not_settled", extra={"peer": claim.peer, "error": type(error).__name__})
             return False
         return True
 

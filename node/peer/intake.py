@@ -72,7 +72,7 @@ class Intake:
             LogBehind, ConsistencyInvalid, PeerUnreachable, RemoteRefused, StreamClosed, TooSlowError: not now.
         """
         await self._origins.require_honest(claim.publisher)
-        known = await self._known(claim)
+        known = await self.known(claim)
         if known is not None:
             return known
         provenance = self._waiting.get(claim.bundle)
@@ -95,6 +95,14 @@ class Intake:
             "offer_accepted", extra={"peer": claim.peer, "publisher": offer.publisher, "manifest": offer.manifest}
         )
         return offer
+
+    async def known(self, claim: Claim) -> Offer | None:
+        """Return the offer if the same bundle was verified before, whoever offered it then."""
+        for offer in await self._threads.database(self._offers.of_manifest, claim.manifest):
+            same = (offer.publisher, offer.bundle) == (claim.publisher, claim.bundle)
+            if same and claim.name in (None, offer.name):
+                return replace(offer, peer=claim.peer)
+        return None
 
     async def fetch_provenance(self, peer: DeviceId, manifest: Digest, bundle: Digest) -> Provenance:
         """Return the verified provenance that `peer` serves under these digests.
@@ -119,14 +127,6 @@ class Intake:
         if digest_of(content) != bundle:
             raise OfferRefused(peer, manifest, "the bundle does not hash to its name")
         return content
-
-    async def _known(self, claim: Claim) -> Offer | None:
-        """Return the offer from what was verified before: the same bundle, whoever offered it then."""
-        for offer in await self._threads.database(self._offers.of_manifest, claim.manifest):
-            same = (offer.publisher, offer.bundle) == (claim.publisher, claim.bundle)
-            if same and claim.name in (None, offer.name):
-                return replace(offer, peer=claim.peer)
-        return None
 
     def _wait(self, bundle: Digest, provenance: Provenance) -> None:
         self._waiting[bundle] = provenance

@@ -1,13 +1,14 @@
 """The logs of other devices: a checkpoint must continue the last one seen, and who forks is stopped (specs/0011)."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Final
 
 import trio
 
 from identity.did import DeviceId
-from node.errors import LogBehind, OriginStopped, PeerUnreachable, RemoteRefused
+from node.errors import LogBehind, OriginStopped, PeerUnreachable, RemoteRefused, TooManyOrigins
 from node.net.access import Access
 from node.net.streams import PeerStream
 from node.net.transport import Transport
@@ -31,6 +32,7 @@ from store.log import Log
 from store.offers import Offers
 
 REQUEST_S: Final = 20.0
+MAX_STRANGE_ORIGINS: Final = 64
 _NO_PROOF: Final = Proof((), b"")
 
 _log = logging.getLogger("tilenode.origins")
@@ -85,15 +87,18 @@ class Origins:
         """Check that a checkpoint of `origin` and the newest one seen are states of one log; keep the newer one.
 
         The proof comes from the origin itself. Raises:
+            TooManyOrigins: it is the first note of a log, of a device that is not linked, and 64 of these are kept.
             OriginStopped: the two show a fork, or one was shown before. The evidence is kept.
             LogBehind: it is older than what was seen, and the origin cannot prove that it belongs to the same log.
             CheckpointInvalid: not signed by `origin`.
             ConsistencyInvalid, PeerUnreachable, RemoteRefused, StreamClosed, TooSlowError: there is no valid proof now.
         """
-        async with self._following.setdefault(origin, trio.Lock()):
+        async with self._alone_with(origin):
             await self.require_honest(origin)
             checkpoint = open_checkpoint(note, origin)
             latest = await self._threads.store(self._seen.latest, origin)
+            if latest is None:
+                await self._require_room(origin)
             proof = await self._proof_between(origin, latest, checkpoint)
             try:
                 seen = await self._threads.store(self._seen.advance, note, origin, proof.hashes, proof.old_root or None)
@@ -102,6 +107,24 @@ class Origins:
                 raise OriginStopped(origin) from error
         self._behind.pop(origin, None)
         return seen
+
+    @asynccontextmanager
+    async def _alone_with(self, origin: DeviceId) -> AsyncIterator[None]:
+        lock = self._following.setdefault(origin, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.statistics().tasks_waiting:
+                self._following.pop(origin, None)
+
+    async def _require_room(self, origin: DeviceId) -> None:
+        """Accept a log that was never seen; of devices that are not linked, only so many, as anybody can make keys."""
+        if self._transport.peers.scope_of(origin) is not None:
+            return
+        known = await self._threads.store(self._seen.origins)
+        if sum(self._transport.peers.scope_of(other) is None for other in known) >= MAX_STRANGE_ORIGINS:
+            raise TooManyOrigins(origin, MAX_STRANGE_ORIGINS)
 
     async def has_seen(self, origin: DeviceId) -> bool:
         """Return whether a checkpoint of `origin` was accepted before."""

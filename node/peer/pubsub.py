@@ -25,6 +25,8 @@ from protocol.gossip import MAX_ANNOUNCEMENT_BYTES, TOPIC
 PROTOCOLS: Final = (TProtocol("/meshsub/1.2.0"), TProtocol("/meshsub/1.1.0"))
 MAX_RPC_BYTES: Final = 64 * 1024
 HEARTBEAT_S: Final = 1
+MAX_IDS: Final = 64
+MAX_BACKOFF_S: Final = 600
 DEGREE, DEGREE_LOW, DEGREE_HIGH = 6, 4, 12
 
 _log = logging.getLogger("tilenode.gossip")
@@ -99,6 +101,22 @@ class LinkedPubsub(Pubsub):
             return False
 
 
+class _LinkedRouter(GossipSub):
+    """GossipSub that knows one topic and takes few control entries at once; libp2p's keeps state for any topic."""
+
+    async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:
+        """Handle what concerns the topic; who proposes other peers to connect to is not listened to."""
+        kept = rpc_pb2.RPC()
+        control, wanted = rpc.control, kept.control
+        wanted.ihave.extend([_few_ids(each) for each in control.ihave if each.topicID == TOPIC][:1])
+        wanted.iwant.extend([_few_ids(each) for each in control.iwant[:1]])
+        wanted.idontwant.extend([_few_ids(each) for each in control.idontwant[:1]])
+        wanted.graft.extend([each for each in control.graft if each.topicID == TOPIC][:1])
+        for each in [each for each in control.prune if each.topicID == TOPIC][:1]:
+            wanted.prune.add(topicID=TOPIC, backoff=min(each.backoff, MAX_BACKOFF_S))
+        await super().handle_rpc(kept, sender_peer_id)
+
+
 class _ContentCache(MessageCache):
     """The router's memory of messages by the same ids as everything else; libp2p's own goes by sender and number."""
 
@@ -139,13 +157,14 @@ class _Tasks:
 
 
 def _router() -> GossipSub:
-    router = GossipSub(
+    router = _LinkedRouter(
         protocols=list(PROTOCOLS),
         degree=DEGREE,
         degree_low=DEGREE_LOW,
         degree_high=DEGREE_HIGH,
         heartbeat_interval=HEARTBEAT_S,
         do_px=False,
+        px_peers_count=0,
         # These rate strangers; here everyone is linked by hand, and nodes of one home share one IP address.
         adaptive_gossip_enabled=False,
         eclipse_protection_enabled=False,
@@ -153,6 +172,15 @@ def _router() -> GossipSub:
     router.scorer = None
     router.mcache = _ContentCache(router.mcache.window_size, router.mcache.history_size)
     return router
+
+
+def _few_ids(entry: Any) -> Any:
+    """Return a control entry with each message id once, and at most 64 of them."""
+    few = type(entry)()
+    few.CopyFrom(entry)
+    del few.messageIDs[:]
+    few.messageIDs.extend(list(dict.fromkeys(entry.messageIDs))[:MAX_IDS])
+    return few
 
 
 def _content_id(msg: rpc_pb2.Message) -> bytes:

@@ -45,6 +45,7 @@ Event = dict[str, object]
 
 RETRY_S: Final = 1.0
 MAX_EXCHANGES: Final = 3
+EXCHANGE_S: Final = 30.0
 
 _log = logging.getLogger("tilenode.pull")
 
@@ -188,7 +189,8 @@ class Pull:
             try:
                 if self.source is not None:
                     await self.parts.transport.dial(peer, self.source.addresses)
-                await self.parts.exchange(peer)
+                with trio.fail_after(EXCHANGE_S):
+                    await self.parts.exchange(peer)
             except NAMED as error:
                 failures[peer] = error
                 _log.info("refresh_failed", extra={"peer": peer, "error": type(error).__name__})

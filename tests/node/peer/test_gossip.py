@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from libp2p.peer.id import ID
 
 from identity.did import peer_id_of
@@ -73,7 +74,7 @@ async def test_a_second_contact_without_news_moves_only_digests(tmp_path: Path) 
         await ben.gossip.exchange(ann.did)
         heads = ben.gossip._heads
         async with ben.transport.open(ann.did, HEADS_PROTOCOL) as stream:
-            await stream.send(encode_greeting(Greeting(bytes(32), heads._settled[ann.did][0])))
+            await stream.send(encode_greeting(Greeting(bytes(32), heads._settled[ann.did].digest)))
             raw = await stream.receive(MAX_HEADS_FRAME_BYTES)
         assert decode_answer(raw).heads is None
         assert len(raw) < 100
