@@ -182,6 +182,7 @@ BY_ERROR: Final[dict[str, ExitCode]] = {
     "InclusionInvalid": ExitCode.PROVENANCE_INVALID,
     "ConsistencyInvalid": ExitCode.PROVENANCE_INVALID,
     "LogBehind": ExitCode.PROVENANCE_INVALID,
+    "TooManyOrigins": ExitCode.PROVENANCE_INVALID,
     "BlobCorrupt": ExitCode.LAYER_CORRUPT,
     "LayerCorrupt": ExitCode.LAYER_CORRUPT,
     "BlobMissing": ExitCode.LAYER_CORRUPT,
