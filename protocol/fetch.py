@@ -3,7 +3,7 @@
 Missing chunks are grouped into runs of neighbours. Each source works through its own stripe of runs and steals the
 second half of the largest stripe when its own is done; near the end it may fetch a run that a slower source still
 owes. A chunk leaves the plan only when the caller reports it verified. A corrupt chunk is never asked again from the
-source that sent it; three such runs end that source, and so does silence.
+source that sent it; three such runs end that source, and so do silence and having nothing else that is missing.
 
     free → assigned (to one source, near the end to two) → verified
              └ source dropped, chunk corrupt or refused → free
@@ -122,8 +122,9 @@ class FetchPlan:
             self._release(run)
 
     def is_struck_out(self, source: str) -> bool:
-        """Return whether a source sent corrupt chunks too often."""
-        return self._strikes.get(source, 0) >= MAX_STRIKES
+        """Return whether a source sent corrupt chunks too often, or once and all that is missing was asked in vain."""
+        strikes = self._strikes.get(source, 0)
+        return strikes >= MAX_STRIKES or (strikes > 0 and not self.done and self._missing <= self._refused[source])
 
     def has_chunk_for(self, source: str) -> bool:
         """Return whether any missing chunk could come from this source."""

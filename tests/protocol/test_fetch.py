@@ -246,6 +246,21 @@ def test_three_strikes_end_a_source_for_good() -> None:
     assert plan.sources == ()
 
 
+def test_one_strike_ends_a_source_that_has_nothing_else_to_give() -> None:
+    plan = FetchPlan([KIB] * 3, range(3))
+    plan.set_source("liar", None, 0.0)
+    run = plan.next_run("liar", 0.0)
+    assert run == Run(0, 3, 0, 3 * KIB)
+    plan.receive_run("liar", run, [0, 2], [1], 0.1)
+    assert plan.is_struck_out("liar")
+    plan.set_source("honest", None, 0.2)
+    again = plan.next_run("honest", 0.2)
+    assert again == Run(1, 2, KIB, KIB)
+    plan.receive_run("honest", again, [1], [], 0.3)
+    assert plan.done
+    assert not plan.is_struck_out("liar")
+
+
 @pytest.mark.parametrize("missing", [[], [3]])
 def test_nothing_missing_is_done_at_once(missing: list[int]) -> None:
     plan = FetchPlan([1] * 4, missing)
