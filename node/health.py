@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from identity.did import DeviceId, short_did
+from node.cli.render import as_argument
 from node.parts import Node
 from store.peers import LinkedPeer
 
@@ -69,7 +70,7 @@ def _fork_complaints(node: Node, peers: list[LinkedPeer]) -> list[Complaint]:
             peer.nickname,
             "showed two different logs; the evidence is kept and nothing of it is accepted",
             None,
-            f"tilenode link disable {peer.nickname}",
+            f"tilenode link disable {as_argument(peer.nickname, peer.did)}",
         )
         for peer in peers
         if node.seen_logs.frozen(peer.did) is not None
@@ -83,10 +84,10 @@ def _peer_complaints(node: Node, peers: list[LinkedPeer]) -> list[Complaint]:
     for peer in peers:
         if peer.refused_s is not None:
             cause, since_s = "it says that it does not link this device any more", peer.refused_s
-            command = f"tilenode link disable {peer.nickname}"
+            command = f"tilenode link disable {as_argument(peer.nickname, peer.did)}"
         elif peer.did not in connected and now_s - (peer.last_contact_s or peer.linked_s) > QUIET_AFTER_S:
             cause, since_s = "not reached at any known address", peer.last_contact_s or peer.linked_s
-            command = f"tilenode sync {peer.nickname}"
+            command = f"tilenode sync {as_argument(peer.nickname, peer.did)}"
         else:
             continue
         found.append(Complaint(peer.nickname, cause, max(0, now_s - since_s), command))

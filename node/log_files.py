@@ -34,7 +34,7 @@ class JsonLines(logging.Formatter):
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = record.exc_info[0].__name__
             line["at"] = _place(record)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return json.dumps(line, default=str)  # in ASCII: what is quoted in a field cannot command a terminal
 
 
 def _place(record: logging.LogRecord) -> str:

@@ -6,6 +6,8 @@ from typing import Final
 MAX_NAME_CHARS: Final = 64
 # Control, format (bidi overrides among them), surrogate, private use, line and paragraph separators.
 _UNSAFE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+# How the identities of devices begin, with and without their method: a name must not pass for another device's.
+_IDENTITIES: Final = ("did:", "z6mk")
 
 
 def clean_text(text: str, max_chars: int) -> str:
@@ -15,5 +17,6 @@ def clean_text(text: str, max_chars: int) -> str:
 
 
 def clean_name(text: str) -> str:
-    """Return a nickname or model name as it may be shown: at most 64 characters, never empty."""
-    return clean_text(text, MAX_NAME_CHARS) or "unnamed"
+    """Return a nickname or model name as it may be shown: at most 64 characters, never empty, no device's identity."""
+    name = clean_text(text, MAX_NAME_CHARS)
+    return "unnamed" if not name or unicodedata.normalize("NFKC", name).casefold().startswith(_IDENTITIES) else name

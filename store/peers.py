@@ -89,16 +89,19 @@ class Peers:
         return sorted(peers, key=lambda peer: (peer.nickname.casefold(), peer.did))
 
     def find(self, text: str) -> LinkedPeer:
-        """Return the one linked peer that `text` names: its nickname, its DID, or an unambiguous beginning of either.
+        """Return the one linked peer that `text` names: its DID, its nickname, or an unambiguous beginning of either.
+
+        A DID is that device's alone, whatever another one calls itself.
 
         Raises:
             PeerUnknown: nobody is called so.
             PeerAmbiguous: several are.
         """
         peers, wanted = self.list(), text.strip().casefold()
-        exact = [peer for peer in peers if wanted in (peer.did.casefold(), peer.nickname.casefold())]
+        identified = [peer for peer in peers if wanted in _identities(peer)]
+        named = [peer for peer in peers if wanted == peer.nickname.casefold()]
         begins = [peer for peer in peers if any(name.startswith(wanted) for name in _names(peer))]
-        for found in (exact, begins if wanted else []):
+        for found in (identified, named, begins if wanted else []):
             if len(found) == 1:
                 return found[0]
             if found:
@@ -155,8 +158,12 @@ def _peer(row: Sequence[Any], addresses: tuple[str, ...]) -> LinkedPeer:
     return LinkedPeer(parse_did(did), nickname, Scope(scope), addresses, linked_s, last_contact_s, refused_s)
 
 
+def _identities(peer: LinkedPeer) -> tuple[str, str]:
+    return peer.did.casefold(), peer.did.removeprefix(_MULTIBASE).casefold()
+
+
 def _names(peer: LinkedPeer) -> tuple[str, str, str]:
-    return peer.did.casefold(), peer.did.removeprefix(_MULTIBASE).casefold(), peer.nickname.casefold()
+    return *_identities(peer), peer.nickname.casefold()
 
 
 def _write_addresses(connection: Any, did: DeviceId, addresses: Sequence[str]) -> None:

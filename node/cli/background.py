@@ -47,9 +47,13 @@ def ensure_node(invocation: Invocation) -> ControlClient:
 @contextmanager
 def _one_starter(home: Home) -> Iterator[None]:
     """Let one command at a time look and start: the second finds the node that the first one started."""
-    with home.start_lock.open("ab") as file:
+    with open(home.start_lock, "ab", opener=_open_private) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _start(invocation: Invocation) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,9 @@ _RESET: Final = "\x1b[0m"
 _OWN_COLORS: Final = re.compile("(\x1b\\[(?:0|2|31|32|33)m)")
 _COMMANDING: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# JSON leaves these as they are, and a terminal obeys them: from DEL on, controls, separators, half characters, bidi.
+_UNPRINTABLE: Final = re.compile(f"[\x7f-\x9f\u2028\u2029\ud800-\udfff{''.join(sorted(_BIDI))}]")
+_PLAIN_NAME: Final = re.compile(r"\w[\w.-]*( [\w.-]+)*")
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
 _DAY_S: Final = 86400
@@ -60,7 +64,8 @@ class Screen:
 
     def event(self, event: Mapping[str, object]) -> None:
         """Print one line of JSON that says its schema."""
-        print(json.dumps({"schema": SCHEMA, **event}, ensure_ascii=False), flush=True)
+        text = json.dumps({"schema": SCHEMA, **event}, ensure_ascii=False)
+        print(_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text), flush=True)
 
     def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print rows under a head, each column as wide as its longest cell."""
@@ -173,6 +178,14 @@ def format_age(seconds: float) -> str:
 def format_did(did: str) -> str:
     """Return the short form of a DID that people compare: `did:key:z6Mk…8WkA`."""
     return f"{did[:12]}…{did[-4:]}" if len(did) > 20 else did
+
+
+def as_argument(nickname: str, did: str) -> str:
+    """Return how to name a device in a command that a person may copy: its nickname only where that is a plain name.
+
+    Nicknames are what other devices say: one that a shell would act on, or that looks like an option, is not repeated.
+    """
+    return shlex.quote(nickname) if _PLAIN_NAME.fullmatch(nickname) else did
 
 
 def format_address(multiaddr: str) -> str:

