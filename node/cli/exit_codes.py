@@ -211,6 +211,46 @@ BY_ERROR: Final[dict[str, ExitCode]] = {
     "KeyboardInterrupt": ExitCode.INTERRUPTED,
 }
 
+# What to do where the error itself does not say it better.
+HINTS: Final[dict[ExitCode, str]] = {
+    ExitCode.INTERNAL: "run it again with --debug to see where, and report it",
+    ExitCode.USAGE: "see: tilenode --help",
+    ExitCode.NOT_RUNNING: "start it: tilenode serve",
+    ExitCode.TERMINAL_NEEDED: "run it on a terminal, or see the options: tilenode --help",
+    ExitCode.ALREADY_RUNNING: "use the node that runs, or stop it: tilenode stop",
+    ExitCode.PORT_IN_USE: "take any free port: tilenode serve --api 127.0.0.1:0",
+    ExitCode.DISK_FULL: "make room, then run the same command again: what was fetched is kept",
+    ExitCode.HOME_UNUSABLE: "see what lies where: tilenode data",
+    ExitCode.VERSION_MISMATCH: "use the newest version of this program on every device, and start the node again",
+    ExitCode.KEYCHAIN_LOCKED: "unlock the keychain, then run the same command again",
+    ExitCode.PASSPHRASE_WRONG: "try the passphrase again; without it the keys in the vault cannot be recovered",
+    ExitCode.NO_SECRET_STORE: "give a passphrase for a vault: set TILENODE_PASSPHRASE_FILE to a file that holds it",
+    ExitCode.IDENTITY_MISSING: "see where the keys should be: tilenode account",
+    ExitCode.DATABASE: "start the node again; if that does not help, put node.db back from a backup",
+    ExitCode.TICKET_INVALID: "show a new ticket on the other device: tilenode link enable",
+    ExitCode.TICKET_EXPIRED: "show a new ticket on the other device: tilenode link enable",
+    ExitCode.TICKET_USED: "show a new ticket on the other device: tilenode link enable",
+    ExitCode.LINK_REJECTED: "begin again: tilenode link enable",
+    ExitCode.PEER_UNKNOWN: "see who is linked: tilenode link list-peers",
+    ExitCode.PEER_UNREACHABLE: "check that the other device is on and runs: tilenode serve",
+    ExitCode.PEER_MISBEHAVED: "bring both devices to one version; to end the link: tilenode link disable PEER",
+    ExitCode.NOT_ALLOWED: "see who is linked, and for what: tilenode link list-peers",
+    ExitCode.MODEL_NOT_FOUND: "see what there is: tilenode list --peers",
+    ExitCode.MODELFILE_INVALID: "correct the line, then run the same command again",
+    ExitCode.MODEL_FILES_INVALID: "put a whole copy of the model's files there, then run the same command again",
+    ExitCode.MANIFEST_INVALID: "the model is not accepted; have its publisher create it again",
+    ExitCode.PROVENANCE_INVALID: "nothing was accepted; have the publisher create the model again",
+    ExitCode.LAYER_CORRUPT: "fetch the model again: tilenode pull NAME --from PEER",
+    ExitCode.CHUNK_CORRUPT: "fetch the model from another device: tilenode pull NAME --from PEER",
+    ExitCode.LOG_FORKED: "the evidence is kept; end the link: tilenode link disable PEER",
+    ExitCode.LOG_ROLLED_BACK: "put the newest backup back, or begin a new identity in a new TILENODE_HOME",
+    ExitCode.LOG_CORRUPT: "see which entry: tilenode log verify",
+    ExitCode.MODEL_FAILED: "check that the model is whole: tilenode verify NAME",
+    ExitCode.BUSY: "wait a moment, then run the same command again",
+    ExitCode.CHAT_NOT_FOUND: "see the chats: tilenode chats",
+    ExitCode.DEMO_STEP_FAILED: "run it again; the message names the step",
+}
+
 _FULL_DISK: Final = {errno.ENOSPC, errno.EDQUOT}
 
 

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TextIO
 
-from node.cli.exit_codes import ExitCode, exit_code_of
+from node.cli.exit_codes import HINTS, ExitCode, exit_code_of
 
 SCHEMA: Final = 1
 _GREEN: Final = "\x1b[32m"
@@ -138,14 +138,12 @@ def describe_error(error: BaseException) -> dict[str, object]:
 
 
 def hint_of(error: BaseException) -> str:
-    """Return what to do about `error`, or an empty text."""
+    """Return what to do about `error`: its own hint, else the one of its exit code."""
     code = exit_code_of(error)
     hint = getattr(error, "hint", "")
     if hint or not isinstance(error, Exception):
         return str(hint)
-    if code is ExitCode.DISK_FULL:
-        return "make room, then run the same command again: what was fetched is kept"
-    return "run it again with --debug to see where, and report it" if code is ExitCode.INTERNAL else ""
+    return HINTS.get(code, "")
 
 
 def _message(error: BaseException) -> str:

@@ -13,7 +13,8 @@ import node
 import protocol
 import store
 from identity.errors import IdentityError
-from node.cli.exit_codes import BY_ERROR, MEANINGS, ExitCode, exit_code_of
+from node.cli.exit_codes import BY_ERROR, HINTS, MEANINGS, ExitCode, exit_code_of
+from node.cli.render import hint_of
 from node.errors import ControlFailed, NodeError, PortInUse
 from protocol.errors import ProtocolError
 from store.errors import StoreError
@@ -44,6 +45,12 @@ def test_every_listed_error_exists() -> None:
 
 def test_every_code_has_a_meaning() -> None:
     assert set(MEANINGS) == set(ExitCode)
+
+
+def test_every_failure_has_a_hint() -> None:
+    assert set(HINTS) == set(ExitCode) - {ExitCode.OK, ExitCode.INTERRUPTED}
+    assert "verify" in hint_of(ControlFailed("Odd", "odd", "", ExitCode.MODEL_FAILED))
+    assert "any free port" in hint_of(PortInUse("API", "127.0.0.1:1"))
 
 
 @pytest.mark.parametrize("name", ["README.md", "specs/0018-command-line.md"])
