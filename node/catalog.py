@@ -70,11 +70,7 @@ class Catalog:
 
     async def list(self) -> Sequence[ServedModel]:
         """Return every model, the newest first; the embedded one last while it is not in the store."""
-        stored = await self._threads.store(self._store.list)
-        models = sorted(map(_served, stored), key=lambda model: -model.modified_s)
-        if not any(model.name == DEMO for model in stored):
-            models.append(await self._threads.store(_embedded))
-        return models
+        return await self._threads.store(list_models, self._store)
 
     async def find(self, name: str) -> ServedModel:
         """Return the model that `name` means; the embedded one is built, signed and logged at its first use.
@@ -143,8 +139,7 @@ class Catalog:
 
     def provenance(self, digest: Digest) -> Provenance | None:
         """Return the verified provenance of a manifest, None where none is kept; blocking."""
-        bundle = self._store.provenance.load(digest)
-        return decode_and_verify_provenance(bundle) if bundle is not None else None
+        return load_provenance(self._store, digest)
 
     async def _embed(self) -> None:
         async with self._embedding:
@@ -183,6 +178,35 @@ class Catalog:
     def _check_chunks(self, chunk_map: ChunkMap) -> None:
         for first in range(0, len(chunk_map), _CHUNK_RUN):
             self._store.blobs.read_chunks(chunk_map, first, min(_CHUNK_RUN, len(chunk_map) - first))
+
+
+def list_models(store: ModelStore) -> Sequence[ServedModel]:
+    """Return every model, the newest first; the embedded one last while it is not in the store. Needs no node."""
+    stored = store.list()
+    models = sorted(map(_served, stored), key=lambda model: -model.modified_s)
+    if not any(model.name == DEMO for model in stored):
+        models.append(_embedded())
+    return models
+
+
+def load_provenance(store: ModelStore, digest: Digest) -> Provenance | None:
+    """Return the verified provenance of a manifest, None where none is kept."""
+    bundle = store.provenance.load(digest) if digest else None
+    return decode_and_verify_provenance(bundle) if bundle is not None else None
+
+
+def model_facts(store: ModelStore, model: ServedModel, name_of: Callable[[DeviceId], str]) -> dict[str, object]:
+    """Return what a list shows of a model."""
+    provenance = load_provenance(store, model.digest)
+    return {
+        "name": model.name,
+        "manifest": model.digest,
+        "size_bytes": model.size_bytes,
+        "modified_s": model.modified_s,
+        "embedded": not model.digest,
+        "publisher": provenance.publisher if provenance else "",
+        "publisher_name": name_of(provenance.publisher) if provenance else "",
+    }
 
 
 def layer_facts(layer: Layer) -> dict[str, object]:

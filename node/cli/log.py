@@ -1,10 +1,11 @@
 """`log`: this device's transparency log."""
 
-from datetime import UTC, datetime
+from typing import Any
 
-from node.cli.background import ensure_node
+from node.cli.background import ensure_node, running_node
 from node.cli.exit_codes import ExitCode
 from node.cli.invocation import Invocation
+from node.errors import IdentityMissing
 
 
 def show(invocation: Invocation) -> int:
@@ -34,8 +35,8 @@ def export(invocation: Invocation) -> int:
 
 def verify(invocation: Invocation) -> int:
     """Recompute the whole tree from the entries and check the checkpoint's signature."""
-    with ensure_node(invocation) as client:
-        facts = client.post("/v1/log/verify")
+    client = running_node(invocation)
+    facts = client.post("/v1/log/verify") if client is not None else _verify_offline(invocation)
     invocation.screen.facts(facts)
     invocation.screen.done(
         f"{facts['size']} entries verify to root {facts['root'][:12]}",
@@ -45,6 +46,11 @@ def verify(invocation: Invocation) -> int:
     return ExitCode.OK
 
 
-def format_time(seconds: int) -> str:
-    """Return a wall-clock time in UTC to the minute."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+def _verify_offline(invocation: Invocation) -> dict[str, Any]:
+    settings = invocation.settings()
+    if not settings.did:
+        raise IdentityMissing(invocation.home.root)
+    # Imported here: the log's code costs time that a running node saves.
+    from node.cli.offline import verified_log
+
+    return verified_log(invocation.home, settings)

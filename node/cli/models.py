@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from node.cli.background import ensure_node
+from node.cli.background import ensure_node, running_node
 from node.cli.exit_codes import ExitCode
 from node.cli.invocation import Invocation
 from node.cli.render import Screen, format_age, format_bytes, format_did
-from node.errors import UsageInvalid
+from node.errors import IdentityMissing, UsageInvalid
 
 MAX_MODELFILE_BYTES: Final = 1024 * 1024
 MAX_TIME_S: Final = 2**33
@@ -77,8 +77,8 @@ def list_models(invocation: Invocation) -> int:
 
 
 def _list_local(invocation: Invocation) -> int:
-    with ensure_node(invocation) as client:
-        facts = client.get("/v1/models")
+    client = running_node(invocation)
+    facts = client.get("/v1/models") if client is not None else _models_offline(invocation)
     invocation.screen.facts(facts)
     rows = [
         (
@@ -92,6 +92,16 @@ def _list_local(invocation: Invocation) -> int:
     ]
     invocation.screen.table(("NAME", "MANIFEST", "SIZE", "MODIFIED", "SIGNED BY"), rows)
     return ExitCode.OK
+
+
+def _models_offline(invocation: Invocation) -> Facts:
+    settings = invocation.settings()
+    if not settings.did:
+        raise IdentityMissing(invocation.home.root)
+    # Imported here: the store and the signatures cost 200 ms that a running node saves.
+    from node.cli.offline import models_here
+
+    return models_here(invocation.home, settings)
 
 
 def _publisher(model: Facts) -> str:

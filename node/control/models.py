@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from identity.did import DeviceId
-from node.catalog import layer_facts, provenance_facts
+from node.catalog import layer_facts, model_facts, provenance_facts
 from node.control.responses import Emit, EventStream, facts
 from node.parts import Node
 from protocol.digest import parse_digest
@@ -65,23 +65,10 @@ class ModelRoutes:
     async def list_models(self) -> Response:
         """List the models here, the embedded one included."""
         name_of = await self._names()
-        models = []
-        for model in await self._node.catalog.list():
-            provenance = None
-            if model.digest:
-                provenance = await self._node.threads.store(self._node.catalog.provenance, model.digest)
-            models.append(
-                {
-                    "name": model.name,
-                    "manifest": model.digest,
-                    "size_bytes": model.size_bytes,
-                    "modified_s": model.modified_s,
-                    "embedded": not model.digest,
-                    "publisher": provenance.publisher if provenance else "",
-                    "publisher_name": name_of(provenance.publisher) if provenance else "",
-                }
-            )
-        return facts(models=models)
+        models = await self._node.catalog.list()
+        return facts(
+            models=[await self._node.threads.store(model_facts, self._node.store, model, name_of) for model in models]
+        )
 
     async def list_offers(self) -> Response:
         """List what linked devices offer."""
