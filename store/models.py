@@ -100,6 +100,15 @@ class ModelStore:
         modified_s = int(self.layout.ref_path(name).stat().st_mtime)
         return self._load(RefEntry(name, digest, modified_s))
 
+    def require_readable(self, digest: Digest) -> None:
+        """Accept a model whose manifest, config and Modelfile can be read, so that a name may stand for it.
+
+        Raises:
+            BlobMissing, LayerCorrupt: its manifest, config or Modelfile is gone or was changed.
+            ManifestInvalid, ModelfileInvalid: they are there and cannot be read.
+        """
+        self._read(digest)
+
     def manifest(self, digest: Digest) -> Manifest:
         """Return a stored manifest, verified and parsed.
 
@@ -228,17 +237,21 @@ class ModelStore:
                 yield entry.name, fault
 
     def _load(self, entry: RefEntry) -> StoredModel:
-        manifest = self.manifest(entry.digest)
-        config = parse_config(self.blobs.read(manifest.config.digest, MAX_CONFIG_BYTES))
-        recipe = manifest.layer(MODELFILE)
+        manifest, config, modelfile = self._read(entry.digest)
         return StoredModel(
             name=entry.name,
             digest=entry.digest,
             manifest=manifest,
-            modelfile=self._recipe(recipe) if recipe else Modelfile(HERE),
+            modelfile=modelfile,
             config=config,
             modified_s=entry.modified_s,
         )
+
+    def _read(self, digest: Digest) -> tuple[Manifest, ModelConfig, Modelfile]:
+        manifest = self.manifest(digest)
+        config = parse_config(self.blobs.read(manifest.config.digest, MAX_CONFIG_BYTES))
+        recipe = manifest.layer(MODELFILE)
+        return manifest, config, self._recipe(recipe) if recipe else Modelfile(HERE)
 
     def _recipe(self, layer: Layer) -> Modelfile:
         content = self.blobs.read(layer.digest, MAX_MODELFILE_BYTES)

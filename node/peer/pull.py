@@ -131,6 +131,7 @@ class Pull:
             PeerUnreachable, PeerNotLinked, RemoteRefused: the device that was named cannot be asked.
             OfferRefused, OriginStopped, ChunkMapInvalid, LayerTooLarge: what it offers is not acceptable.
             FetchStalled, BlobUnavailable: not everything could be fetched; what arrived is kept.
+            ManifestInvalid, ModelfileInvalid: its config or Modelfile cannot be read; the name was not moved.
             DiskFull, DiskFailed, LayerCorrupt, PartialBusy: as the store says.
         """
         parts, started_s = self.parts, self.parts.clock.monotonic_s()
@@ -342,6 +343,7 @@ class Pull:
     def _keep(self, bundle: bytes, provenance: Provenance) -> None:
         """Publish the manifest, keep its provenance, move the name: in this order, so that a kill leaves no half."""
         self.parts.store.blobs.publish_bytes(provenance.manifest)
+        self.parts.store.require_readable(provenance.manifest_digest)
         self.parts.store.provenance.save(bundle)
         self.parts.store.refs.set(self.name, provenance.manifest_digest)
 
