@@ -205,6 +205,7 @@ def _tell_of_sync(events: Events, report: SyncReport) -> None:
 
 async def _start_services(node: Node, nursery: trio.Nursery) -> None:
     """Start what runs, from the network upwards; each is ready when its line is done."""
+    await node.gossip.origins.load()  # before the network: who is stopped is served nothing, not even for a moment
     await nursery.start(node.transport.run)
     await nursery.start(node.models.run)
     await nursery.start(node.sync.run)

@@ -21,6 +21,7 @@ class LinkedPeers:
 
     def __init__(self, links: Iterable[tuple[DeviceId, Scope]] = ()) -> None:
         self._scopes = dict(links)
+        self._stopped: set[DeviceId] = set()
 
     def scope_of(self, peer: DeviceId) -> Scope | None:
         """Return the scope of the link with `peer`, None when there is none."""
@@ -34,17 +35,21 @@ class LinkedPeers:
         """Unlink `peer`; nothing happens when it is not linked."""
         self._scopes.pop(peer, None)
 
+    def stop(self, peer: DeviceId) -> None:
+        """Refuse `peer` everything from now on, linked or not: its key signed two logs, which nothing undoes."""
+        self._stopped.add(peer)
+
+    def refusal(self, peer: DeviceId, access: Access) -> RefusalCode | None:
+        """Return why `peer` may not use a protocol with this access, None when it may."""
+        if access is Access.ANYONE:
+            return None
+        scope = self.scope_of(peer)
+        if scope is None:
+            return RefusalCode.NOT_LINKED
+        if peer in self._stopped:
+            return RefusalCode.STOPPED
+        return RefusalCode.NOT_OWN_DEVICE if access is Access.OWN and scope is not Scope.OWN else None
+
     def all(self) -> tuple[DeviceId, ...]:
         """Return every linked peer."""
         return tuple(self._scopes)
-
-
-def refusal_code(access: Access, scope: Scope | None) -> RefusalCode | None:
-    """Return why a peer with this link may not use a protocol with this access, None when it may."""
-    if access is Access.ANYONE:
-        return None
-    if scope is None:
-        return RefusalCode.NOT_LINKED
-    if access is Access.OWN and scope is not Scope.OWN:
-        return RefusalCode.NOT_OWN_DEVICE
-    return None

@@ -23,9 +23,9 @@ from libp2p.tools.anyio_service import background_trio_service
 
 from identity.did import DeviceId, did_of_peer_id, peer_id_of
 from identity.keys import DeviceKey
-from node.errors import PeerNotLinked, PeerUnreachable, StreamClosed
+from node.errors import OriginStopped, PeerNotLinked, PeerUnreachable, StreamClosed
 from node.failures import NAMED, is_named, leaves, names_of
-from node.net.access import Access, LinkedPeers, refusal_code
+from node.net.access import Access, LinkedPeers
 from node.net.listening import Bound, addresses_of, open_listeners
 from node.net.streams import CappedReader, PeerStream
 from node.net.swarm import Liveness, NodeSwarm, build_host, is_ended
@@ -117,11 +117,13 @@ class Transport:
 
         Raises:
             PeerNotLinked: we do not link the peer for this protocol.
+            OriginStopped: the peer signed two logs.
             PeerUnreachable: there is no connection, or the peer does not speak the protocol.
         """
         access = self._access(protocol)
-        if refusal_code(access, self.peers.scope_of(peer)) is not None:
-            raise PeerNotLinked(peer)
+        code = self.peers.refusal(peer, access)
+        if code is not None:
+            raise OriginStopped(peer) if code is RefusalCode.STOPPED else PeerNotLinked(peer)
         with trio.CancelScope() as scope:
             self._scopes.setdefault(peer, set()).add(scope)
             try:
@@ -210,7 +212,7 @@ class Transport:
                     raise PeerUnreachable(peer, "too many streams are open")
                 communicator = MultiselectCommunicator(CappedReader(stream, NEGOTIATION_BYTES))
                 await MultiselectClient().select_one_of([TProtocol(protocol)], communicator, NEGOTIATION_S)
-                return PeerStream(stream, peer, protocol, lambda: refusal_code(access, self.peers.scope_of(peer)))
+                return PeerStream(stream, peer, protocol, lambda: self.peers.refusal(peer, access))
             except (BaseLibp2pError, OSError, ValueError) as error:
                 await _abandon(stream)
                 raise PeerUnreachable(peer, f"no stream for {protocol}") from error
@@ -238,8 +240,8 @@ class Transport:
             return
         stream.set_protocol(protocol)
         access = self._access(str(protocol))
-        peer_stream = PeerStream(stream, peer, str(protocol), lambda: refusal_code(access, self.peers.scope_of(peer)))
-        code = refusal_code(access, self.peers.scope_of(peer))
+        peer_stream = PeerStream(stream, peer, str(protocol), lambda: self.peers.refusal(peer, access))
+        code = self.peers.refusal(peer, access)
         if code is not None:
             level = logging.INFO if self._is_linked(peer) else logging.DEBUG  # strangers must not fill the log
             _log.log(level, "stream_refused", extra={"peer": peer, "protocol": protocol, "code": str(code)})
@@ -294,7 +296,7 @@ class Transport:
         return registered.access if registered is not None else Access.LINKED
 
     def _is_linked(self, peer: DeviceId) -> bool:
-        return self.peers.scope_of(peer) is not None
+        return self.peers.refusal(peer, Access.LINKED) is None
 
     def _is_connected(self, peer: DeviceId) -> bool:
         return self._live_connection(peer) is not None

@@ -45,7 +45,7 @@ class Fetch:
         self._offers = offers
         self._threads = threads
         arriving = ArrivingLayers()
-        self._serving = Serving(transport, store, gossip.shelf, arriving, threads, gossip.origins.stopped)
+        self._serving = Serving(transport, store, gossip.shelf, arriving, threads)
         self._parts = PullParts(
             transport=transport,
             store=store,

@@ -139,9 +139,6 @@ class HeadsExchange:
 
     async def _serve(self, stream: PeerStream) -> None:
         peer = stream.peer
-        if peer in self._origins.stopped():
-            await stream.refuse(RefusalCode.STOPPED, "two logs were signed with this key")
-            return
         now_s = self._clock.monotonic_s()
         if not self._budgets.setdefault(peer, Budget(MAX_ROUNDS_PER_S, ROUND_BURST, now_s)).take(now_s):
             await stream.refuse(RefusalCode.BUSY, "heads were just exchanged")

@@ -136,9 +136,6 @@ class Intake:
     async def _serve_bundle(self, stream: PeerStream) -> None:
         with trio.fail_after(REQUEST_S):
             request = decode_bundle_request(await stream.receive(MAX_REQUEST_BYTES))
-            if stream.peer in self._origins.stopped():
-                await stream.refuse(RefusalCode.STOPPED, "two logs were signed with this key")
-                return
             content = await self._shelf.bundle(request.manifest, request.bundle)
             if content is None:
                 await stream.refuse(RefusalCode.NOT_FOUND, "not offered here")

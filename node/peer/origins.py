@@ -70,6 +70,8 @@ class Origins:
         """Read which origins are stopped; to be called once before anything is accepted."""
         found = await self._threads.store(self._frozen_origins)
         self._stopped |= frozenset(found)
+        for origin in found:
+            self._transport.peers.stop(origin)
 
     async def require_honest(self, origin: DeviceId) -> None:
         """Accept a device that signed one log only; one that is stopped is cut off.
@@ -159,9 +161,7 @@ class Origins:
     async def _serve_proof(self, stream: PeerStream) -> None:
         with trio.fail_after(REQUEST_S):
             request = decode_proof_request(await stream.receive(MAX_REQUEST_BYTES))
-            if stream.peer in self._stopped:
-                await stream.refuse(RefusalCode.STOPPED, "two logs were signed with this key")
-            elif request.origin != self._own.origin or not 0 < request.old <= request.new <= self._own.size:
+            if request.origin != self._own.origin or not 0 < request.old <= request.new <= self._own.size:
                 await stream.refuse(RefusalCode.NOT_FOUND, "not a state of this device's log")
             else:
                 await stream.send(encode_proof(await self._threads.store(self._prove, request)))
@@ -172,6 +172,7 @@ class Origins:
 
     async def _stop(self, origin: DeviceId, error: LogForked) -> None:
         self._stopped |= {origin}
+        self._transport.peers.stop(origin)
         await self._threads.database(self._offers.remove_publisher, origin)
         _log.error("log_forked", extra={"origin": origin, "sizes": error.sizes})
         self._alarm({"event": "alarm", "kind": "log-forked", "origin": origin, "sizes": list(error.sizes)})

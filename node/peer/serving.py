@@ -5,7 +5,7 @@ hashed as they are read, so a byte that changed on the disk is never passed on.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -96,13 +96,11 @@ class Serving:
         shelf: Shelf,
         arriving: ArrivingLayers,
         threads: Threads,
-        stopped: Callable[[], frozenset[DeviceId]],
     ) -> None:
         self._blobs: Final[Blobs] = store.blobs
         self._shelf = shelf
         self._arriving = arriving
         self._threads = threads
-        self._stopped = stopped
         self._streams: dict[DeviceId, int] = {}
         transport.handle(HAVE_PROTOCOL, self._serve_have, access=Access.LINKED)
         transport.handle(BLOB_PROTOCOL, self._serve_blob, access=Access.LINKED)
@@ -170,10 +168,6 @@ class Serving:
     async def _slot(self, stream: PeerStream) -> AsyncIterator[bool]:
         """Give True while the peer may use one more stream; otherwise refuse and give False."""
         peer = stream.peer
-        if peer in self._stopped():
-            await stream.refuse(RefusalCode.STOPPED, "two logs were signed with this key")
-            yield False
-            return
         if self._streams.get(peer, 0) >= MAX_STREAMS_PER_PEER or sum(self._streams.values()) >= MAX_STREAMS:
             await stream.refuse(RefusalCode.BUSY, "too many streams")
             yield False

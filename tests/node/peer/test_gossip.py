@@ -10,14 +10,16 @@ import trio.testing
 from libp2p.peer.id import ID
 
 from identity.did import peer_id_of
-from node.errors import LogBehind, OfferRefused, OriginStopped, RemoteRefused
+from node.errors import LogBehind, OfferRefused, OriginStopped, PeerUnreachable, RemoteRefused, StreamClosed
 from node.net.access import Access
 from node.net.streams import PeerStream
 from node.peer.intake import Claim
 from node.peer.pubsub import PROTOCOLS
 from node.peer.testing import ModelNode, link
+from protocol.blob import BLOB_PROTOCOL
 from protocol.digest import digest_of
 from protocol.gossip import TOPIC
+from protocol.have import HAVE_PROTOCOL
 from protocol.heads import (
     HEADS_PROTOCOL,
     MAX_HEADS_FRAME_BYTES,
@@ -28,6 +30,8 @@ from protocol.heads import (
     encode_greeting,
 )
 from protocol.model_name import parse_model_name
+from protocol.scope import Scope
+from protocol.sync import PROTOCOL as SYNC_PROTOCOL
 from store.evidence import SeenLogs
 from store.testing import make_model_directory, make_tensors
 
@@ -159,10 +163,12 @@ async def test_gossip_streams_of_unlinked_peers_are_refused_and_an_unlinked_peer
 async def test_two_logs_of_one_key_stop_it_and_the_evidence_stays(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         (ben,) = await started(stack, tmp_path, 2)
+        ben.transport.handle(SYNC_PROTOCOL, PeerStream.drain, access=Access.OWN)
         honest = ModelNode(tmp_path / "face one", 1)
         honest.publish("demo", make_model_directory(tmp_path / "one"))
         async with honest.running():
             await link(honest, ben)
+            ben.links.set(honest.did, Scope.OWN)
             await ben.wait_for("offer", name="demo:latest")
             port = honest.port
         # The same key with another log: a copied home, or a publisher with two faces.
@@ -178,9 +184,31 @@ async def test_two_logs_of_one_key_stop_it_and_the_evidence_stays(tmp_path: Path
                 await ben.gossip.origins.require_honest(honest.did)
             with pytest.raises(OriginStopped):
                 await ben.gossip.exchange(honest.did)
+            for protocol in (
+                HEADS_PROTOCOL,
+                PROVENANCE_PROTOCOL,
+                BLOB_PROTOCOL,
+                HAVE_PROTOCOL,
+                SYNC_PROTOCOL,
+                PROTOCOLS[0],
+            ):
+                assert await refusal(forked, ben, protocol) == "stopped"
         evidence = SeenLogs(tmp_path / "2" / "evidence").frozen(honest.did)
         assert evidence is not None
         assert evidence.origin == honest.did
+
+
+async def refusal(stopped: ModelNode, node: ModelNode, protocol: str) -> str:
+    """Return the code with which a node refuses a stream, once it has cut the connection it had."""
+    while True:
+        try:
+            await stopped.transport.dial(node.did, node.transport.addresses)
+            async with stopped.transport.open(node.did, protocol) as stream:
+                await stream.receive(MAX_HEADS_FRAME_BYTES)
+        except RemoteRefused as error:
+            return error.code
+        except (PeerUnreachable, StreamClosed):
+            continue
 
 
 async def test_a_longer_log_that_does_not_continue_the_one_seen_is_a_fork(tmp_path: Path) -> None:
