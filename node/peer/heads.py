@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import trio
@@ -147,6 +147,8 @@ class HeadsExchange:
         with trio.fail_after(ROUND_S):
             greeting = decode_greeting(await stream.receive(MAX_REQUEST_BYTES))
             answer = answer_greeting(greeting, await self._own_heads(peer), await self._seen(peer))
+            if self._is_late(peer):
+                answer = replace(answer, want=False)  # what waits already is enough to hold; a later contact brings it
             await stream.send(encode_answer(answer))
             if answer.want:
                 heads = await stream.receive(MAX_HEADS_BYTES)
@@ -155,6 +157,11 @@ class HeadsExchange:
                 raise FieldInvalid("heads", "not the heads that the greeting named")
             await stream.close()
             await self._settle(peer, heads)
+
+    def _is_late(self, peer: DeviceId) -> bool:
+        """Return whether heads of the peer wait for earlier ones of it, which it may draw out, to be settled."""
+        settling = self._settling.get(peer)
+        return settling is not None and settling.statistics().tasks_waiting > 0
 
     async def _seen(self, peer: DeviceId, retry: bool = False) -> bytes:
         """Return the digest of the heads that need not be sent again.

@@ -85,16 +85,20 @@ class Origins:
             await self._transport.disconnect(origin)
         raise OriginStopped(origin)
 
-    async def follow(self, origin: DeviceId, note: bytes) -> SeenCheckpoint:
+    async def follow(self, origin: DeviceId, note: bytes) -> None:
         """Check that a checkpoint of `origin` and the newest one seen are states of one log; keep the newer one.
 
-        The proof comes from the origin itself. Raises:
+        The proof comes from the origin itself; of this device's own log, from the log. Raises:
+            LogRolledBack: it is of this device's own log, and shows that this log was set back.
             TooManyOrigins: it is the first note of a log, of a device that is not linked, and 64 of these are kept.
             OriginStopped: the two show a fork, or one was shown before. The evidence is kept.
             LogBehind: it is older than what was seen, and the origin cannot prove that it belongs to the same log.
             CheckpointInvalid: not signed by `origin`.
             ConsistencyInvalid, PeerUnreachable, RemoteRefused, StreamClosed, TooSlowError: there is no valid proof now.
         """
+        if origin == self._own.origin:
+            await self._threads.store(self._own.observe, note)
+            return
         async with self._alone_with(origin):
             await self.require_honest(origin)
             checkpoint = open_checkpoint(note, origin)
@@ -103,12 +107,11 @@ class Origins:
                 await self._require_room(origin)
             proof = await self._proof_between(origin, latest, checkpoint)
             try:
-                seen = await self._threads.store(self._seen.advance, note, origin, proof.hashes, proof.old_root or None)
+                await self._threads.store(self._seen.advance, note, origin, proof.hashes, proof.old_root or None)
             except LogForked as error:
                 await self._stop(origin, error)
                 raise OriginStopped(origin) from error
         self._behind.pop(origin, None)
-        return seen
 
     @asynccontextmanager
     async def _alone_with(self, origin: DeviceId) -> AsyncIterator[None]:

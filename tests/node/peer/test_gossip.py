@@ -324,6 +324,21 @@ async def in_mesh(one: ModelNode, other: ModelNode) -> None:
         await here.gossip._pubsub.wait_for_mesh(ID.from_string(peer_id_of(there.did)), TOPIC, timeout=20)
 
 
+async def test_own_models_that_come_back_from_a_peer_are_settled(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        ann, ben = await started(stack, tmp_path, 1, 2)
+        for number in (1, 2):
+            ann.publish(f"demo:v{number}", make_model_directory(tmp_path / str(number) / "model", make_tensors(number)))
+            if number == 1:
+                await link(ann, ben)
+                await ben.wait_for("offer")
+            await ben.pull(f"demo:v{number}")
+        await ann.gossip.exchange(ben.did)
+        assert [(offer.peer, offer.publisher) for offer in ann.fetch.offers()] == [(ben.did, ann.did)] * 2
+        assert ann.gossip._heads._settled[ben.did].failures == 0
+        assert ann.seen_logs.latest(ann.did) is None
+
+
 async def test_a_peer_that_is_linked_over_a_live_connection_joins_the_mesh(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         ann, ben = await started(stack, tmp_path, 1, 2)
