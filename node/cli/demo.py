@@ -36,7 +36,7 @@ def demo(invocation: Invocation) -> int:
     # SIGTERM ends Python without a word; as an exception it stops the two nodes first.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     directory = Path(tempfile.mkdtemp(prefix="tilenode-demo-"))
-    kept = invocation.arguments.keep
+    kept, started = invocation.arguments.keep, time.monotonic()
     try:
         run = _Demo(directory, invocation.screen)
         with running([run.first, run.second]):
@@ -47,17 +47,18 @@ def demo(invocation: Invocation) -> int:
     finally:
         if not kept:
             shutil.rmtree(directory, ignore_errors=True)
-    _where_to_go(invocation.screen, directory if kept else None)
+    _where_to_go(invocation.screen, time.monotonic() - started, directory if kept else None)
     return ExitCode.OK
 
 
-def _where_to_go(screen: Screen, directory: Path | None) -> None:
-    screen.say("\nEvery step was verified. Where to go next:")
-    screen.say("  tilenode                     your own identity, then a chat with the embedded model")
-    screen.say("  tilenode link enable         link a second device; run what it prints there")
-    screen.say("  README.md                    the commands, the API, and how to check all of this yourself")
+def _where_to_go(screen: Screen, seconds: float, directory: Path | None) -> None:
+    program = "tilenode" if shutil.which("tilenode") else sys.argv[0]
+    screen.say(f"\nEvery step was verified, in {seconds:.0f} s. Where to go next:")
+    screen.say(f"  {program}               your own identity, then a chat with the embedded model")
+    screen.say(f"  {program} link enable   link a second device; run what it prints there")
+    screen.say("  README.md: the commands, the APIs, and how to check all of this yourself")
     if directory:
-        screen.say(f"  {directory}   the two nodes of this demo")
+        screen.say(f"  {directory}: the two nodes of this demo")
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class _Demo:
         )
         for number, step in enumerate(steps, 1):
             started = time.monotonic()
+            self._screen.progress(f"  {number:>2}/{len(steps)}  {step.name} …")
             try:
                 figure = step.act()
             except CommandFailed as error:
@@ -108,7 +110,7 @@ class _Demo:
         made = [node.command("account", "create", "--nickname", node.nickname) for node in (self.first, self.second)]
         _require(made[0]["did"] != made[1]["did"], "the two nodes have one identity")
         names = " and ".join(f"{facts['nickname']} {format_did(facts['did'])}" for facts in made)
-        return f"{names}, keys in a passphrase {made[0]['rung']} each"
+        return f"{names}, keys in a {made[0]['rung']} each"
 
     def _start(self) -> str:
         ready = [node.serve() for node in (self.first, self.second)]
@@ -130,7 +132,7 @@ class _Demo:
             known = [peer["did"] for peer in node.command("link", "list-peers")["peers"]]
             _require(known == [other.ready["did"]], f"{node.nickname} lists {known}")
         digits = f"{ours['digits'][:3]} {ours['digits'][3:]}"
-        return f"by a ticket of {len(ticket)} characters; both screens showed {digits}, both sides said yes"
+        return f"by a ticket of {len(ticket)} characters; both showed {digits}, both said yes"
 
     def _build(self) -> str:
         modelfile = self._directory / "Modelfile"
@@ -140,7 +142,7 @@ class _Demo:
         _require(log["size"] > max(self._created["entries"]), "the log does not hold the model's entries")
         return (
             f"{NAME} is {format_bytes(self._created['size_bytes'])}, manifest {self._created['manifest'][:12]}; "
-            f"log of {log['size']} entries verifies to {log['root'][:12]}"
+            f"log of {log['size']} verifies to {log['root'][:12]}"
         )
 
     def _gossip(self) -> str:
@@ -178,15 +180,15 @@ class _Demo:
         _require(facts["manifest"] == created["manifest"], "another manifest was verified")
         _require(facts["publisher"] == self.first.ready["did"], "another device signed it")
         return (
-            f"{facts['chunks']} chunks and {len(facts['layers'])} layers hash to their digests; "
-            f"both signatures and log proofs hold under {facts['log_size']} entries"
+            f"{facts['chunks']} chunks and {len(facts['layers'])} layers hash; "
+            f"both signatures and log proofs hold at size {facts['log_size']}"
         )
 
     def _answer(self) -> str:
         facts = self.second.command("run", NAME, QUESTION)
         _require(facts["answer"].strip() == ANSWER, f"{QUESTION!r} was answered {facts['answer']!r}, not {ANSWER!r}")
         self._chat, self._answered_ms = facts["chat"], facts["at_ms"]
-        return f"{QUESTION} → {ANSWER}  {facts['tokens_per_s']:.0f} tokens/s with MLX on study's own copy"
+        return f"{QUESTION} → {ANSWER}  {facts['tokens_per_s']:.0f} tokens/s with MLX on study's copy"
 
     def _sync(self) -> str:
         lines: list[tuple[str, str]] = []
@@ -207,11 +209,11 @@ class _Demo:
         moved = self.second.command("sync", self.first.nickname)["reports"][0]
         _require(moved["received"] == moved["sent"] == 0, "entries were still missing after the sync")
         seconds = (event["at_ms"] - self._answered_ms) / 1000
-        return f"question and answer are on kitchen {seconds:.2f} s after the answer was given; nothing is missing"
+        return f"question and answer on kitchen {seconds:.2f} s after the answer; nothing is missing"
 
     def _second_version(self) -> str:
         changed = self._directory / "changed"
-        tensor, tensor_bytes = write_changed_copy(changed)
+        tensor_bytes = write_changed_copy(changed)
         modelfile = self._directory / "Modelfile.v2"
         modelfile.write_text(MODELFILE.format(base="./changed"))
         created = self.first.command("create", f"{NAME}:v2", "-f", str(modelfile))
@@ -224,7 +226,7 @@ class _Demo:
         _require(answer == ANSWER, f"the second version answered {answer!r}")
         share = 100 * pulled["bytes_moved"] / created["size_bytes"]
         return (
-            f"{tensor} ({format_bytes(tensor_bytes)}) changed: {format_bytes(pulled['bytes_moved'])} of "
+            f"one tensor of {format_bytes(tensor_bytes)} changed: {format_bytes(pulled['bytes_moved'])} of "
             f"{format_bytes(created['size_bytes'])} moved ({share:.1f} %), verified, answers"
         )
 

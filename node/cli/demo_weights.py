@@ -15,8 +15,8 @@ FACTOR: Final = 1.005
 _LENGTH: Final = struct.Struct("<Q")
 
 
-def write_changed_copy(directory: Path) -> tuple[str, int]:
-    """Copy the embedded model to `directory` with one tensor changed; return the tensor's name and size in bytes."""
+def write_changed_copy(directory: Path) -> int:
+    """Copy the embedded model to `directory` with one tensor changed; return the tensor's size in bytes."""
     # Imported here: numpy takes 100 ms, and only the demo's last step needs it.
     import numpy as np
 
@@ -31,4 +31,4 @@ def write_changed_copy(directory: Path) -> tuple[str, int]:
     content[begin:end] = (values.astype(np.float32) * FACTOR).astype(np.float16).tobytes()
     path.chmod(0o644)
     path.write_bytes(content)
-    return TENSOR, end - begin
+    return int(end - begin)

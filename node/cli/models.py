@@ -8,7 +8,7 @@ from typing import Any, Final
 from node.cli.background import ensure_node, running_node
 from node.cli.exit_codes import ExitCode
 from node.cli.invocation import Invocation
-from node.cli.render import Screen, format_age, format_bytes, format_did
+from node.cli.render import Screen, as_argument, format_age, format_bytes, format_did
 from node.errors import IdentityMissing, UsageInvalid
 
 MAX_MODELFILE_BYTES: Final = 1024 * 1024
@@ -127,7 +127,9 @@ def _list_offers(invocation: Invocation) -> int:
     ]
     invocation.screen.table(("NAME", "MANIFEST", "SIZE", "ON", "SIGNED BY"), rows)
     first = facts["offers"][0]
-    invocation.screen.say(f"To fetch one, run: tilenode pull {first['name']} --from {first['peer_name']}")
+    invocation.screen.say(
+        f"To fetch one, run: tilenode pull {first['name']} --from {as_argument(first['peer_name'], first['peer'])}"
+    )
     return ExitCode.OK
 
 
