@@ -1,6 +1,8 @@
 """How the node and its links are, in facts: every line that is not green has a cause, an age and a next command."""
 
-from collections.abc import Mapping
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,6 +49,20 @@ def peer_facts(node: Node, peer: LinkedPeer) -> dict[str, object]:
 def device_name(node: Node, did: DeviceId, names: Mapping[DeviceId, str]) -> str:
     """Return what to call a device on the screen: this one's nickname, a linked one's, else the short DID."""
     return node.settings.nickname if did == node.key.did else names.get(did, short_did(did))
+
+
+def device_names(own: DeviceId, nickname: str, linked: Iterable[LinkedPeer]) -> dict[DeviceId, str]:
+    """Return what to call this device and the linked ones: by nickname, and by DID too where several have the same.
+
+    A device chooses its nickname itself, at any time: it must not pass for another one, least of all as a publisher.
+    """
+    names = {peer.did: peer.nickname for peer in linked} | {own: nickname}
+    bearers = Counter(map(_folded, names.values()))
+    return {did: f"{name} ({short_did(did)})" if bearers[_folded(name)] > 1 else name for did, name in names.items()}
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
 
 
 def complaints(node: Node, peers: list[LinkedPeer]) -> list[Complaint]:

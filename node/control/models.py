@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from identity.did import DeviceId
 from node.catalog import layer_facts, model_facts, provenance_facts
 from node.control.responses import Emit, EventStream, facts
+from node.health import device_names
 from node.parts import Node
 from protocol.digest import parse_digest
 from protocol.model_name import format_model_name
@@ -167,7 +168,7 @@ class ModelRoutes:
         )
 
     async def _names(self) -> Callable[[DeviceId], str]:
-        """Return what calls a device by its nickname, this one's own included; empty for one that is not linked."""
+        """Return what calls a device by its name, this one's own included; empty for one that is not linked."""
         linked = await self._node.threads.database(self._node.peers.list)
-        names = {peer.did: peer.nickname for peer in linked} | {self._node.key.did: self._node.settings.nickname}
+        names = device_names(self._node.key.did, self._node.settings.nickname, linked)
         return lambda did: names.get(did, "")
