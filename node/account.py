@@ -4,8 +4,6 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from store.lock import lock_home
-
 from identity.keys import DeviceKey
 from identity.ladder import open_secret_store
 from identity.secrets import LogGuard, Secrets, load_or_create
@@ -13,6 +11,7 @@ from node.config import Home, make_private_directory
 from node.ports import Entropy, SystemEntropy
 from node.settings import Settings, load_settings, save_settings
 from protocol.text import clean_name
+from store.lock import lock_home
 
 
 @dataclass(frozen=True)

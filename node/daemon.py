@@ -12,7 +12,7 @@ import trio
 from node.app import run_node
 from node.cli.exit_codes import ExitCode
 from node.config import Config, make_private_directory
-from node.errors import first_cause
+from node.failures import first_cause
 
 # What the graceful stop may take beyond its own deadline before the process simply ends. Ending so loses nothing:
 # every write here survives a kill at any point.

@@ -392,10 +392,3 @@ class LinkRequestUnknown(NodeError):
     def __init__(self, request_id: str) -> None:
         super().__init__(f"no link request {request_id[:20]!r} waits for an answer")
         self.request_id = request_id
-
-
-def first_cause(error: BaseException) -> BaseException:
-    """Return the first plain error inside nested groups: one failure is one message."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

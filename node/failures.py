@@ -27,3 +27,8 @@ def names_of(errors: list[BaseException]) -> str:
 def is_named(error: BaseException) -> bool:
     """Return whether nothing but named errors happened."""
     return all(isinstance(leaf, NAMED) for leaf in leaves(error))
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """Return the first error inside a group, however deep, or the error itself: one failure is one message."""
+    return leaves(error)[0]

@@ -14,7 +14,8 @@ from starlette.types import Message, Receive, Scope, Send
 from identity.errors import IdentityError
 from node.cli.exit_codes import ExitCode
 from node.cli.render import describe_error
-from node.errors import ControlRequestInvalid, NodeError, NodeStopping, first_cause
+from node.errors import ControlRequestInvalid, NodeError, NodeStopping
+from node.failures import first_cause
 from protocol.errors import ProtocolError
 from store.errors import StoreError
 
