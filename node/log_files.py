@@ -3,12 +3,20 @@
 import json
 import logging
 import logging.handlers
+from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from node.peer.budget import Budget
+from node.ports import SystemClock
+
 MAX_FILE_BYTES: Final = 2_000_000
 KEPT_FILES: Final = 5
+# Of one event about one peer.
+LINES_AT_ONCE: Final = 100.0
+LINES_PER_S: Final = 0.05
 LOG_FILE: Final = "node.jsonl"
 # What every LogRecord has anyway; everything else on a record is a field of the event.
 _STANDARD_FIELDS: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -37,6 +45,32 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)  # in ASCII: what is quoted in a field cannot command a terminal
 
 
+class PerPeer(logging.Filter):
+    """Lets each peer cause only so many lines of one event; the next line that is let through says how many were not.
+
+    A hostile linked device could otherwise make the files rotate until what it did is not in them any more.
+    """
+
+    def __init__(self, monotonic_s: Callable[[], float]) -> None:
+        super().__init__()
+        self._monotonic_s = monotonic_s
+        self._budgets: dict[tuple[str, str], Budget] = {}
+        self._dropped: Counter[tuple[str, str]] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is written."""
+        peer = getattr(record, "peer", None)
+        if peer is None:
+            return True
+        line, now_s = (str(peer), record.getMessage()), self._monotonic_s()
+        if not self._budgets.setdefault(line, Budget(LINES_PER_S, LINES_AT_ONCE, now_s)).take(now_s):
+            self._dropped[line] += 1
+            return False
+        if dropped := self._dropped.pop(line, 0):
+            record.dropped = dropped
+        return True
+
+
 def _place(record: logging.LogRecord) -> str:
     trace = record.exc_info[2] if record.exc_info else None
     while trace is not None and trace.tb_next is not None:
@@ -53,6 +87,7 @@ def open_log_files(directory: Path) -> None:
         directory / LOG_FILE, maxBytes=MAX_FILE_BYTES, backupCount=KEPT_FILES, encoding="utf-8"
     )
     file.setFormatter(JsonLines())
+    file.addFilter(PerPeer(SystemClock().monotonic_s))
     root = logging.getLogger()
     root.handlers[:] = [file]
     root.setLevel(logging.WARNING)

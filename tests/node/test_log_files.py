@@ -2,12 +2,13 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from node.log_files import LOG_FILE, open_log_files
+from node.log_files import LOG_FILE, PerPeer, open_log_files
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,33 @@ def test_an_exception_is_named_and_placed_but_not_quoted(tmp_path: Path) -> None
     assert line["exception"] == "ValueError"
     assert "test_log_files.py" in str(line["at"])
     assert "CANARY" not in json.dumps(line)
+
+
+def test_one_peer_does_not_fill_the_files(tmp_path: Path) -> None:
+    open_log_files(tmp_path)
+    log = logging.getLogger("tilenode.net")
+    for _ in range(1_000):
+        log.warning("stream_handler_failed", extra={"peer": "did:key:hostile"})
+    log.warning("stream_handler_failed", extra={"peer": "did:key:friend"})
+    log.info("linked", extra={"peer": "did:key:hostile"})
+    log.warning("ready")
+    counts = Counter((line["event"], line.get("peer")) for line in _lines(tmp_path))
+    assert 100 <= counts.pop(("stream_handler_failed", "did:key:hostile")) <= 102
+    assert counts == {
+        ("stream_handler_failed", "did:key:friend"): 1,
+        ("linked", "did:key:hostile"): 1,
+        ("ready", None): 1,
+    }
+
+
+def test_what_was_left_out_is_counted() -> None:
+    now_s = 0.0
+    rule = PerPeer(lambda: now_s)
+    made = [logging.makeLogRecord({"msg": "stream_refused", "peer": "did:key:hostile"}) for _ in range(151)]
+    assert [rule.filter(record) for record in made[:-1]] == [True] * 100 + [False] * 50
+    now_s = 3_600.0
+    assert rule.filter(made[-1])
+    assert made[-1].__dict__["dropped"] == 50
 
 
 def test_libraries_are_heard_only_when_something_broke(tmp_path: Path) -> None:
