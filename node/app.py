@@ -243,7 +243,7 @@ def _open_home(config: Config, entropy: Entropy, resources: ExitStack) -> _Kept:
     home = config.home
     identity = open_identity(
         home,
-        nickname=config.nickname,
+        nickname=None,
         passphrase=config.passphrase,
         may_use_keychain=config.may_use_keychain,
         entropy=entropy,

@@ -100,11 +100,6 @@ class Home:
         return self.root / "start.lock"
 
     @property
-    def token(self) -> Path:
-        """The bearer token for model management over TCP."""
-        return self.root / "token"
-
-    @property
     def settings(self) -> Path:
         """Nickname, DID, key place and last ports: nothing secret."""
         return self.root / "settings.json"
@@ -175,7 +170,6 @@ class Config:
     api_is_chosen: bool
     passphrase: Callable[[], bytes] | None
     may_use_keychain: bool
-    nickname: str | None = None
     contact_interval_s: float = 30.0
     stop_grace_s: float = 5.0
 

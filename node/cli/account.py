@@ -72,7 +72,6 @@ def data(invocation: Invocation) -> int:
         ("evidence", home.evidence, "what other devices' logs showed"),
         ("chats, peers", home.database, "encrypted (SQLCipher) with a key from the keychain or vault"),
         ("vault", home.vault, "encrypted under the passphrase; absent where a keychain holds the keys"),
-        ("token", home.token, "for model management over TCP; only you can read it"),
         ("settings", home.settings, "nickname, DID, last ports; nothing secret"),
         ("log files", home.logs, "events and errors; never prompts, answers or keys"),
     ]

@@ -54,7 +54,6 @@ def serve_config(invocation: Invocation) -> Config:
         passphrase=given or _typed(invocation),
         # A passphrase that was handed over means the vault; a home whose keys have a place keeps it all the same.
         may_use_keychain=given is None,
-        nickname=getattr(arguments, "nickname", None),
     )
 
 
