@@ -1,6 +1,7 @@
 """The libp2p swarm with this node's rules: Noise only, one connection per peer, strangers invisible and bounded."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -67,6 +68,14 @@ class _Admitted:
     outbound: bool
     host: str
     since: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Handshake:
+    """An inbound connection whose key is not proven yet."""
+
+    host: str
+    scope: trio.CancelScope
 
 
 class SocketStream(TrioTCPStream):
@@ -208,25 +217,24 @@ class NodeSwarm(Swarm):
         self._is_linked = is_linked
         self._changed = changed
         self._announced: set[Any] = set()
-        self._handshakes: dict[str, int] = {}
+        self._handshakes: list[_Handshake] = []
 
     async def accept(self, stream: trio.SocketStream) -> None:
-        """Run an inbound connection from its handshake to its end; beyond the caps it is closed unread."""
+        """Run an inbound connection from its handshake to its end; the caller closes the stream."""
         try:
             wrapped = SocketStream(stream)
         except OSError:
             return  # it left before we looked
-        host = wrapped.host
-        if not self._may_shake_hands(host):
-            return
-        self._handshakes[host] = self._handshakes.get(host, 0) + 1
+        connection = None
+        handshake = self._begin_handshake(wrapped.host)
         try:
-            connection = await self.upgrade_inbound_raw_conn(RawConnection(wrapped, False), _NOWHERE)
+            with handshake.scope:
+                connection = await self.upgrade_inbound_raw_conn(RawConnection(wrapped, False), _NOWHERE)
         except Exception as error:  # noqa: BLE001 - hostile bytes raise many things in libp2p; none may stop the node
-            _log.debug("handshake_failed", extra={"host": host, "error": type(error).__name__})
+            _log.debug("handshake_failed", extra={"host": wrapped.host, "error": type(error).__name__})
             return
         finally:
-            self._handshake_over(host)
+            self._end_handshake(handshake)
         if isinstance(connection, LimitedYamux):
             await connection.event_closed.wait()
 
@@ -277,15 +285,24 @@ class NodeSwarm(Swarm):
             self._announced.add(conn)
             await super().notify_connected(conn)
 
-    def _may_shake_hands(self, host: str) -> bool:
-        if sum(self._handshakes.values()) >= MAX_HANDSHAKES:
-            return False
-        return self._handshakes.get(host, 0) < MAX_HANDSHAKES_PER_HOST
+    def _begin_handshake(self, host: str) -> "_Handshake":
+        """Return a place for a handshake; when there is none, the oldest of the host that holds most is cut off.
 
-    def _handshake_over(self, host: str) -> None:
-        self._handshakes[host] -= 1
-        if not self._handshakes[host]:
-            del self._handshakes[host]
+        Who means it is done in milliseconds, so that silent connections do not keep linked devices out.
+        """
+        counts = Counter(each.host for each in self._handshakes)
+        fullest = host if counts[host] >= MAX_HANDSHAKES_PER_HOST else max(counts, key=counts.__getitem__, default=host)
+        if counts[host] >= MAX_HANDSHAKES_PER_HOST or len(self._handshakes) >= MAX_HANDSHAKES:
+            oldest = next(each for each in self._handshakes if each.host == fullest)
+            oldest.scope.cancel()
+            self._end_handshake(oldest)
+        handshake = _Handshake(host, trio.CancelScope())
+        self._handshakes.append(handshake)
+        return handshake
+
+    def _end_handshake(self, handshake: "_Handshake") -> None:
+        if handshake in self._handshakes:
+            self._handshakes.remove(handshake)
 
 
 def is_ended(connection: Any) -> bool:

@@ -2,8 +2,9 @@
 
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from identity.testing import key_from_number
 from node.net.access import Access, LinkedPeers
 from node.net.muxer import STRANGER_STREAMS
 from node.net.streams import PeerStream
-from node.net.swarm import MAX_HANDSHAKES_PER_HOST, MAX_STRANGERS_PER_HOST, Liveness
+from node.net.swarm import MAX_HANDSHAKES, MAX_HANDSHAKES_PER_HOST, MAX_STRANGERS_PER_HOST, Liveness
 from node.net.transport import Transport
 from protocol.codec import decode_message
 from protocol.refusal import REFUSED
@@ -48,8 +49,8 @@ async def echo(stream: PeerStream) -> None:
 class Fixture:
     """A node under attack, with one linked peer beside it."""
 
-    def __init__(self) -> None:
-        liveness = Liveness(handshake_s=1.0)
+    def __init__(self, handshake_s: float) -> None:
+        liveness = Liveness(handshake_s=handshake_s)
         self.node = Transport(key_from_number(VICTIM), ["/ip4/127.0.0.1/tcp/0"], LinkedPeers(), liveness=liveness)
         self.friend = Transport(key_from_number(2), ["/ip4/127.0.0.1/tcp/0"], LinkedPeers())
         self.node.peers.set(self.friend.us, Scope.OWN)
@@ -71,8 +72,8 @@ class Fixture:
 Attack = Callable[[Fixture], Awaitable[None]]
 
 
-async def under(attack: Attack) -> None:
-    fixture = Fixture()
+async def under(attack: Attack, handshake_s: float = 1.0) -> None:
+    fixture = Fixture(handshake_s)
     async with trio.open_nursery() as nursery:
         await nursery.start(fixture.node.run)
         await nursery.start(fixture.friend.run)
@@ -219,6 +220,30 @@ async def test_raw_junk_and_silence_hold_no_handshake_for_long() -> None:
                 nursery.start_soon(knock, fixture, b"GET / HTTP/1.1\r\n\r\n" if index % 2 else b"\xff" * 4_000)
 
     await under(attack)
+
+
+@pytest.mark.platform
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 without being told")
+async def test_silent_connections_do_not_keep_a_friend_out() -> None:
+    async def attack(fixture: Fixture) -> None:
+        async with AsyncExitStack() as silent:
+            await fixture.friend.disconnect(fixture.node.us)
+            for address in range(2, 2 + 2 * MAX_HANDSHAKES // MAX_HANDSHAKES_PER_HOST):
+                for _ in range(MAX_HANDSHAKES_PER_HOST):
+                    await silent.enter_async_context(await silent_from(f"127.0.0.{address}", fixture.port))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert len(fixture.node._swarm._handshakes) == MAX_HANDSHAKES
+            assert await fixture.serves_its_friend()
+
+    await under(attack, handshake_s=60.0)
+
+
+async def silent_from(host: str, port: int) -> trio.SocketStream:
+    """Return a connection from this address of the machine, on which nothing is ever said."""
+    client = trio.socket.socket()
+    await client.bind((host, 0))
+    await client.connect(("127.0.0.1", port))
+    return trio.SocketStream(client)
 
 
 async def knock(fixture: Fixture, data: bytes) -> None:
