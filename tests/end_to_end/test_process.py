@@ -123,7 +123,7 @@ def test_two_commands_at_once_start_one_node(node: NodeProcess) -> None:
     found: list[int] = []
 
     def ask() -> None:
-        found.append(int(node.command("list")["schema"]))
+        found.append(int(node.command("chats")["schema"]))
 
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
@@ -139,7 +139,7 @@ def test_the_passphrase_is_in_no_argument_and_no_environment(node: NodeProcess) 
     if not Path("/proc/self/environ").exists():
         pytest.skip("needs /proc to look into a process")
     secret = (node.directory / "passphrase").read_text().strip().encode()
-    node.command("list")
+    node.command("chats")
     pid = int(node.command("status")["pid"])
     try:
         for name in ("cmdline", "environ"):
@@ -174,7 +174,7 @@ def test_a_node_in_the_background_takes_another_port_when_the_usual_one_is_taken
     except OSError:
         usual = None  # some other program has it, which serves as well
     try:
-        node.command("list")
+        node.command("chats")
         assert not str(node.command("status")["api"]).endswith(":11435")
         node.command("stop")
     finally:
