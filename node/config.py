@@ -155,6 +155,26 @@ def make_private_directory(directory: Path) -> None:
         raise HomeUnusable(directory, error.strerror or str(error)) from error
 
 
+def require_own_directory(directory: Path) -> None:
+    """Accept `directory` when nobody but this user can put a socket there, or when it does not exist.
+
+    Raises:
+        HomeUnusable: it is a link, a file, another user's, or others may write to it.
+    """
+    try:
+        status = directory.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise HomeUnusable(directory, error.strerror or str(error)) from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise HomeUnusable(directory, "is not a directory")
+    if status.st_uid != os.getuid():
+        raise HomeUnusable(directory, f"belongs to user {status.st_uid}")
+    if status.st_mode & stat.S_IWOTH:
+        raise HomeUnusable(directory, "other users may write to it")
+
+
 @dataclass(frozen=True)
 class Config:
     """Everything a node is told at its start.

@@ -9,7 +9,7 @@ from typing import Any, Final
 import httpx
 
 from node.cli.exit_codes import ExitCode
-from node.config import Home
+from node.config import Home, require_own_directory
 from node.errors import ControlFailed, ControlRequestInvalid, NodeNotRunning
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -24,6 +24,7 @@ class ControlClient:
     """
 
     def __init__(self, home: Home) -> None:
+        require_own_directory(home.control_socket.parent)  # what is said here is for this user's own node alone
         self._home = home
         transport = httpx.HTTPTransport(uds=str(home.control_socket))
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
