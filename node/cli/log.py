@@ -50,6 +50,10 @@ def _verify_offline(invocation: Invocation) -> dict[str, Any]:
     settings = invocation.settings()
     if not settings.did:
         raise IdentityMissing(invocation.home.root)
+    if not (invocation.home.log / "checkpoint").exists():
+        # The first start makes the log; where it was lost instead, only the keys know, and only a node opens them.
+        with ensure_node(invocation) as client:
+            return client.post("/v1/log/verify")
     # Imported here: the log's code costs time that a running node saves.
     from node.cli.offline import verified_log
 

@@ -96,8 +96,8 @@ class ModelRefused(ModelError):
 
     hint = "`tilenode verify NAME` checks the files against their digests"
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"the model cannot be loaded: {reason}")
+    def __init__(self, reason: str, model: str = "") -> None:
+        super().__init__(f"{f'model {model}' if model else 'the model'} cannot be loaded: {reason}")
         self.reason = reason
 
 

@@ -130,6 +130,8 @@ class Models:
             await self._nursery.start(self._live, worker, model.name)
         except ModelError as error:
             _log.error("model_not_loaded", extra={"model": model.name, "error": type(error).__name__})
+            if isinstance(error, ModelRefused):
+                raise ModelRefused(error.reason, model.name) from error
             raise
         seconds = round(self._clock.monotonic_s() - started_s, 3)
         _log.info("model_loaded", extra={"model": model.name, "pid": worker.pid, "seconds": seconds})
