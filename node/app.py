@@ -74,7 +74,7 @@ async def run_node(config: Config, ready: Callable[[Mapping[str, Any]], None], s
         api_socket = bind_api_socket(config.api_host, config.api_port, or_any_port=not config.api_is_chosen)
         resources.callback(api_socket.close)
         control_socket = bind_control_socket(config.home)
-        resources.callback(remove_control_socket, config.home.control_socket)
+        resources.callback(remove_control_socket, config.home)
         resources.callback(control_socket.close)
         node = await _build(config, api_socket, stopping, resources)
         async with trio.open_nursery() as services:

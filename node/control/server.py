@@ -108,6 +108,12 @@ async def serve_http(
     )
 
 
-def remove_control_socket(path: Path) -> None:
-    """Remove the socket's file, so that the next command sees at once that nobody listens."""
+def remove_control_socket(home: Home) -> None:
+    """Remove the socket's file, so that the next command sees at once that nobody listens, and a directory made for it.
+
+    The caller still holds the home's lock.
+    """
+    path = home.control_socket
     path.unlink(missing_ok=True)
+    if path.parent != home.root and not any(path.parent.iterdir()):
+        path.parent.rmdir()
