@@ -99,15 +99,13 @@ def wait_for_offer(node: NodeProcess, manifest: str, seconds: float = 60.0) -> F
 
 
 def wait_for_lines(node: NodeProcess, chat: str, count: int, seconds: float = 30.0) -> None:
-    """Return once a chat has `count` lines on `node`, looked at after each sync that touched it."""
-    while True:
+    """Return once a chat has `count` lines on `node`, looked at now and after each sync that touched it."""
+    while {found["id"]: found["lines"] for found in node.command("chats")["chats"]}.get(chat, 0) < count:
         node.wait_for(
             f"{count} lines of a chat",
             lambda event: event.get("event") == "synced" and chat in event["chats"],
             seconds,
         )
-        if len(node.command("chats", "show", chat)["lines"]) >= count:
-            return
 
 
 __all__ = ["CommandFailed", "NodeProcess", "link", "started", "wait_for_lines", "wait_for_offer", "write_bulk_model"]
