@@ -3,7 +3,6 @@
 import errno
 import os
 import socket
-from pathlib import Path
 from typing import Any, Final
 
 import trio
