@@ -25,7 +25,7 @@ from protocol.evidence import (
     find_fork,
 )
 from protocol.tlog import check_consistency
-from store.disk import disk_errors, make_directories, open_regular, remove_orphans, replace_file
+from store.disk import disk_errors, flush_directory, make_directories, open_regular, remove_orphans, replace_file
 from store.errors import EvidenceDamaged, LogForked
 
 CHECKPOINT_FILE: Final = "checkpoint"
@@ -130,6 +130,22 @@ class SeenLogs:
         with self._lock:
             if self.frozen(evidence.origin) is None:
                 self._freeze(evidence)
+
+    def forget(self, origin: DeviceId) -> bool:
+        """Forget the newest checkpoint of `origin`, the next one is its first; False where evidence is kept, for ever.
+
+        Raises:
+            DiskFailed: nothing was changed.
+        """
+        path = self._path(origin, CHECKPOINT_FILE)
+        with self._lock, disk_errors(path):
+            if path.with_name(FORK_FILE).exists():
+                return False
+            path.unlink(missing_ok=True)
+            if path.parent.exists():
+                path.parent.rmdir()
+            flush_directory(self._directory)
+        return True
 
     def origins(self) -> list[DeviceId]:
         """Return every origin of which a checkpoint or evidence is kept, in order.

@@ -75,7 +75,7 @@ class Gossip:
         self._threads = threads
         self._clock = clock
         self._publish = publish
-        self.origins = Origins(transport, seen_logs, log, offers, threads, publish)
+        self.origins = Origins(transport, seen_logs, log, offers, threads, self._held_publishers, publish)
         self.shelf = Shelf(store, threads, self.origins.stopped)
         self.intake = Intake(transport, self.origins, self.shelf, offers, threads)
         self._heads = HeadsExchange(
@@ -145,6 +145,9 @@ class Gossip:
         """Forget what was settled with a peer that was unlinked."""
         self._heads.forget(peer)
         self._budgets.pop(peer, None)
+
+    async def _held_publishers(self) -> frozenset[DeviceId]:
+        return frozenset(offer.publisher for offer in (await self.shelf.view()).offers)
 
     def _is_linked(self, peer: DeviceId) -> bool:
         return self._transport.peers.scope_of(peer) is not None and peer not in self.origins.stopped()

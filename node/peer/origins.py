@@ -1,7 +1,7 @@
 """The logs of other devices: a checkpoint must continue the last one seen, and who forks is stopped (specs/0011)."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -48,14 +48,19 @@ class Origins:
         log: Log,
         offers: Offers,
         threads: Threads,
+        held: Callable[[], Awaitable[Collection[DeviceId]]],
         alarm: Callable[[Mapping[str, object]], None],
     ) -> None:
-        """`alarm` is called with the facts when a log forked or went back; it must not block."""
+        """`held` gives the publishers of the models that are here.
+
+        `alarm` is called with the facts when a log forked or went back; it must not block.
+        """
         self._transport = transport
         self._seen = seen
         self._own: Final = log
         self._offers = offers
         self._threads = threads
+        self._held = held
         self._alarm = alarm
         self._stopped: frozenset[DeviceId] = frozenset()
         self._behind: dict[DeviceId, int] = {}
@@ -90,7 +95,7 @@ class Origins:
 
         The proof comes from the origin itself; of this device's own log, from the log. Raises:
             LogRolledBack: it is of this device's own log, and shows that this log was set back.
-            TooManyOrigins: it is the first note of a log, of a device that is not linked, and 64 of these are kept.
+            TooManyOrigins: it is the first note of a log, of a device that is not linked, and 64 of these are in use.
             OriginStopped: the two show a fork, or one was shown before. The evidence is kept.
             LogBehind: it is older than what was seen, and the origin cannot prove that it belongs to the same log.
             CheckpointInvalid: not signed by `origin`.
@@ -124,12 +129,22 @@ class Origins:
                 self._following.pop(origin, None)
 
     async def _require_room(self, origin: DeviceId) -> None:
-        """Accept a log that was never seen; of devices that are not linked, only so many, as anybody can make keys."""
+        """Accept a log that was never seen; of devices that are not linked, only so many, as anybody can make keys.
+
+        One of which nothing is offered or held here makes room: who invented it must not keep others out for ever.
+        """
         if self._transport.peers.scope_of(origin) is not None:
             return
         known = await self._threads.store(self._seen.origins)
-        if sum(self._transport.peers.scope_of(other) is None for other in known) >= MAX_STRANGE_ORIGINS:
-            raise TooManyOrigins(origin, MAX_STRANGE_ORIGINS)
+        strange = [other for other in known if self._transport.peers.scope_of(other) is None]
+        if len(strange) < MAX_STRANGE_ORIGINS:
+            return
+        offers = await self._threads.database(self._offers.all)
+        used = {offer.publisher for offer in offers}.union(await self._held())
+        for other in strange:
+            if other not in used and await self._threads.store(self._seen.forget, other):
+                return
+        raise TooManyOrigins(origin, MAX_STRANGE_ORIGINS)
 
     async def has_seen(self, origin: DeviceId) -> bool:
         """Return whether a checkpoint of `origin` was accepted before."""

@@ -34,6 +34,19 @@ def test_a_log_is_followed_and_found_again(seen: SeenLogs, tmp_path: Path) -> No
     assert seen.origins() == [KEY.did]
 
 
+def test_a_log_is_forgotten_and_its_evidence_is_not(seen: SeenLogs) -> None:
+    seen.advance(HONEST.checkpoint(9), KEY.did, [])
+    assert seen.forget(KEY.did)
+    assert seen.latest(KEY.did) is None
+    assert seen.origins() == []
+    assert seen.forget(KEY.did)
+    seen.advance(HONEST.checkpoint(9), KEY.did, [])
+    with pytest.raises(LogForked):
+        seen.advance(FORKED.checkpoint(9), KEY.did, [])
+    assert not seen.forget(KEY.did)
+    assert seen.frozen(KEY.did) is not None
+
+
 def test_an_older_checkpoint_is_checked_and_changes_nothing(seen: SeenLogs) -> None:
     newest = seen.advance(HONEST.checkpoint(9), KEY.did, [])
     assert seen.advance(HONEST.checkpoint(9), KEY.did, []) == newest

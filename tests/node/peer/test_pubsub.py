@@ -8,7 +8,7 @@ import trio
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 
-from identity.did import peer_id_of
+from identity.did import DeviceId, peer_id_of
 from identity.testing import key_from_number
 from node.errors import TooManyOrigins
 from node.peer.budget import Budget
@@ -83,10 +83,26 @@ async def test_a_request_for_one_message_a_thousand_times_is_one_request(
     assert len(asked[0]) == len(set(asked[0])) == MAX_IDS
 
 
-async def test_logs_of_devices_that_are_not_linked_are_followed_up_to_a_cap(node: ModelNode, tmp_path: Path) -> None:
+async def test_invented_publishers_make_room_for_others(node: ModelNode) -> None:
+    for number in range(100, 101 + MAX_STRANGE_ORIGINS):
+        key = key_from_number(number)
+        await node.gossip.origins.follow(key.did, sign_checkpoint(key, 0, EMPTY_ROOT))
+        assert await node.gossip.origins.has_seen(key.did)
+    assert len(node.seen_logs.origins()) == MAX_STRANGE_ORIGINS
+
+
+async def test_logs_of_devices_that_are_not_linked_are_followed_up_to_a_cap(
+    node: ModelNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(100, 100 + MAX_STRANGE_ORIGINS):
         key = key_from_number(number)
         await node.gossip.origins.follow(key.did, sign_checkpoint(key, 0, EMPTY_ROOT))
+    used = node.seen_logs.origins()
+
+    async def held() -> list[DeviceId]:
+        return used
+
+    monkeypatch.setattr(node.gossip.origins, "_held", held)
     stranger = key_from_number(99)
     with pytest.raises(TooManyOrigins):
         await node.gossip.origins.follow(stranger.did, sign_checkpoint(stranger, 0, EMPTY_ROOT))
