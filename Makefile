@@ -17,15 +17,16 @@ install: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "tilenode needs Python 3.11 or newer (Debian: apt install python3 python3-venv)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+	@echo "installing the locked packages into $(VENV): a minute or two"
+	@$(PYTHON) -m venv $(VENV) || { echo "no venv module (Debian: apt install python3-venv)"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
 	@# libp2p needs trio-typing at run time; the outdated stubs it brings would hide trio's own types.
 	@rm -rf $(VENV)/lib/python3*/site-packages/trio-stubs
 	@touch $(STAMP)
 
 demo: install
-	$(BIN)/tilenode demo
+	@$(BIN)/tilenode demo
 
 test: install lint types layers pytest
 

@@ -147,7 +147,7 @@ def _add_model_verbs(verbs: _Verbs) -> None:
         "verify", "models:verify", "hash every byte of a model again and check its signatures and log proofs"
     )
     verify.add_argument("name", metavar="NAME")
-    ask = verbs.add("run", "ask:run_model", "chat with a model, or answer PROMPT and end")
+    ask = verbs.add("run", "run:run_model", "chat with a model, or answer PROMPT and end")
     ask.add_argument("name", metavar="NAME")
     ask.add_argument("prompt", nargs="*", metavar="PROMPT", help="the question; without one it is read from a pipe")
     ask.add_argument("--chat", metavar="ID", help="go on with this chat")
