@@ -180,7 +180,8 @@ def pull(invocation: Invocation) -> int:
     total = facts["bytes_moved"] + facts["bytes_reused"]
     invocation.screen.done(
         f"pulled {facts['name']} (manifest {facts['manifest'][:12]}): {format_bytes(facts['bytes_moved'])} moved "
-        f"of {format_bytes(total)} in {facts['seconds']:.1f} s, every chunk and layer verified",
+        f"of {format_bytes(total)} in {facts['seconds']:.1f} s, every chunk and layer verified, "
+        f"signed by {_publisher(facts)}",
         "chat with it",
         f"tilenode run {facts['name']}",
     )

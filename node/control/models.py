@@ -141,6 +141,8 @@ class ModelRoutes:
                         key: parse_digest(str(value)) if key in ("digest", "manifest") else value
                         for key, value in event.items()
                     }
+                    if "publisher" in event:
+                        bare["publisher_name"] = (await self._names())(DeviceId(str(event["publisher"])))
                     await emit(bare)
 
         return EventStream(produce, self._node.stopping)
