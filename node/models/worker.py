@@ -11,7 +11,9 @@ import socket
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from node.models.blas import LIBRARIES, preload_blas
 from node.models.confinement import confine
@@ -69,7 +71,7 @@ class Channel:
         try:
             self._connection.sendall(encode_frame(encode_from_worker(message), MAX_FRAME_BYTES))
         except OSError:
-            os._exit(EXIT_NODE_GONE)
+            _leave(EXIT_NODE_GONE)
 
     def _read(self) -> None:
         code = EXIT_BAD_FRAME
@@ -85,12 +87,19 @@ class Channel:
         finally:
             # Whatever it was: a worker that hears nothing is of no use. The main thread may be deep inside MLX, so
             # the process ends without asking it.
-            os._exit(code)
+            _leave(code)
 
     def _take(self, command: ToWorker) -> None:
         if isinstance(command, Cancel):
             self._cancelled.add(command.request)
         self._commands.put(command)
+
+
+def _leave(code: int) -> NoReturn:
+    # A node that was killed cannot remove the scratch directory that it made for us; rmdir takes only an empty one.
+    with suppress(OSError):
+        Path.cwd().rmdir()
+    os._exit(code)
 
 
 def main(arguments: list[str]) -> int:

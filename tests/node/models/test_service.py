@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import trio
 import trio.testing
@@ -332,12 +333,13 @@ async def test_a_worker_ends_with_its_node() -> None:
     assert node.stdout is not None
     async with node.stdout:
         pid = int(await node.stdout.receive_some())
-        os.kill(pid, 0)
+        scratch = psutil.Process(pid).cwd()
         node.kill()
         await node.wait()
         with trio.fail_after(10):
             while _lives(pid):
                 await trio.sleep(0.02)
+    assert not Path(scratch).exists(), "the worker left its scratch directory behind"
 
 
 def _lives(pid: int) -> bool:
