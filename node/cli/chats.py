@@ -28,9 +28,12 @@ def sync(invocation: Invocation) -> int:
                 f"  {report['peer_name']}: {report['received']} entries received, {report['sent']} sent, "
                 f"{format_bytes(report['bytes'])}"
             )
-    reached = sum(1 for report in facts["reports"] if not report.get("error"))
-    screen.done(f"synced with {reached} of {len(facts['reports'])} devices", "see the chats", "tilenode chats")
-    return ExitCode.OK if reached == len(facts["reports"]) else ExitCode.PEER_UNREACHABLE
+    reached, wanted = sum(1 for report in facts["reports"] if not report.get("error")), len(facts["reports"])
+    if not wanted:
+        screen.say("no own device is linked. To link one, run: tilenode link enable")
+    elif reached:
+        screen.done(f"synced with {reached} of {wanted} devices", "see the chats", "tilenode chats")
+    return ExitCode.OK if reached == wanted else ExitCode.PEER_UNREACHABLE
 
 
 def list_chats(invocation: Invocation) -> int:
