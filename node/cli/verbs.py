@@ -1,6 +1,7 @@
 """The verbs of `tilenode` and their options, as one table that imports nothing heavy."""
 
 import argparse
+import difflib
 import sys
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -26,6 +27,13 @@ class Parser(argparse.ArgumentParser):
         """Print what is wrong with the command line and exit."""
         screen = Screen(json_wanted="--json" in sys.argv)  # what was parsed so far is not known here
         raise SystemExit(int(screen.fail(UsageInvalid(message, f"see: {self.prog} --help"))))
+
+    def _check_value(self, action: argparse.Action, value: str) -> None:
+        """Refuse an unknown verb with the one that is nearest, instead of a list of all of them."""
+        if action.choices is not None and value not in action.choices:
+            near = difflib.get_close_matches(value, list(action.choices), n=1)
+            guess = f", did you mean {near[0]!r}?" if near else ""
+            raise argparse.ArgumentError(None, f"unknown command {value!r}{guess}")
 
 
 def build_parser() -> argparse.ArgumentParser:
