@@ -14,7 +14,7 @@ import pytest
 from node.cli.demo_node import running
 from node.cli.exit_codes import ExitCode
 from tests.end_to_end.nodes import NodeProcess, link, wait_for_offer, write_bulk_model
-from tests.end_to_end.refusals import refused
+from tests.end_to_end.refusals import check_logs, refused
 
 
 def _can_mount() -> bool:
@@ -154,3 +154,45 @@ def check_logs_inside(node: SmallDiskNode) -> None:
     assert content
     assert "Traceback" not in content, content[-4000:]
     assert "crashed" not in content, content[-4000:]
+
+
+class LimitedNode(NodeProcess):
+    """A node whose files cannot grow beyond `limit_bytes`: to a write this is a full disk, but half-way."""
+
+    limit_bytes = 0
+
+    def _command_line(self, words: tuple[str, ...]) -> list[str]:
+        command = super()._command_line(words)
+        if words[0] != "serve" or not self.limit_bytes:
+            return command
+        return ["sh", "-c", 'ulimit -f "$0" && exec "$@"', str(self.limit_bytes // 512), *command]
+
+
+def test_files_that_stop_growing_half_way_lose_nothing(tmp_path: Path) -> None:
+    publisher, limited = NodeProcess(tmp_path, "publisher"), LimitedNode(tmp_path, "limited")
+    with running([publisher, limited]):
+        publisher.start()
+        limited.start()
+        link(publisher, limited)
+        write_bulk_model(tmp_path / "bulk", MODEL_BYTES)
+        (tmp_path / "Modelfile").write_text("FROM ./bulk\n")
+        recipe = str(tmp_path / "Modelfile")
+        created = publisher.command("create", "bulk", "-f", recipe)
+        wait_for_offer(limited, created["manifest"])
+        limited.command("stop")
+
+        limited.limit_bytes = MODEL_BYTES // 2
+        limited.serve()
+        for words in (("create", "own", "-f", recipe), ("pull", "bulk", "--from", "publisher")):
+            said = refused(limited, ExitCode.DISK_FULL, *words)
+            assert "free" in said.hint or "room" in said.hint
+        assert [model["name"] for model in limited.command("list")["models"]] == ["demo:latest"]
+        limited.command("stop")
+
+        limited.limit_bytes = 0
+        limited.serve()
+        done = limited.command("pull", "bulk", "--from", "publisher")
+        assert done["manifest"] == created["manifest"]
+        limited.command("verify", "bulk")
+        assert limited.command("create", "own", "-f", recipe)["name"] == "own:latest"
+        check_logs(limited)
