@@ -22,6 +22,7 @@ from store.disk import (
     flush_data,
     flush_directory,
     flush_file,
+    open_regular,
     replace_file,
     require_space,
 )
@@ -260,7 +261,24 @@ class PartialLayer:
 
 def _open_locked(path: Path, digest: Digest) -> io.FileIO:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    file = io.FileIO(os.open(path, flags, PRIVATE), "r+")
+    try:
+        descriptor = os.open(path, flags, PRIVATE)
+    except PermissionError:
+        _make_writable(path, digest)
+        descriptor = os.open(path, flags, PRIVATE)
+    file = io.FileIO(descriptor, "r+")
+    _lock(file, path, digest)
+    return file
+
+
+def _make_writable(path: Path, digest: Digest) -> None:
+    # A run that was killed while it finished had made the file read-only, as blobs are, and not renamed it yet.
+    with open_regular(path) as file:
+        _lock(file, path, digest)
+        os.fchmod(file.fileno(), PRIVATE)
+
+
+def _lock(file: io.FileIO, path: Path, digest: Digest) -> None:
     try:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not (path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))):
@@ -268,7 +286,6 @@ def _open_locked(path: Path, digest: Digest) -> io.FileIO:
     except BlockingIOError:
         file.close()
         raise PartialBusy(digest) from None
-    return file
 
 
 def _write_at(descriptor: int, data: bytes, offset: int) -> None:

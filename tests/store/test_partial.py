@@ -90,6 +90,21 @@ def test_synced_chunks_are_there_after_a_restart_and_others_are_not(store: Model
         assert layer.read_chunk(1) == PIECES[1]
 
 
+def test_a_layer_that_was_killed_while_it_became_read_only_goes_on(store: ModelStore) -> None:
+    with open_layer(store) as layer:
+        layer.write_chunk(1, PIECES[1])
+        layer.sync()
+    store.layout.partial_path(MAP.blob).chmod(0o444)  # the last step before the rename; only root may write to it now
+    with open_layer(store) as layer:
+        assert layer.read_chunk(1) == PIECES[1]
+        with pytest.raises(PartialBusy):
+            open_layer(store)
+        for index, piece in enumerate(PIECES):
+            layer.write_chunk(index, piece)
+        layer.finish()
+    assert store.blobs.read(MAP.blob, MAP.size) == CONTENT
+
+
 def test_flagged_chunks_are_hashed_again_after_a_restart(store: ModelStore) -> None:
     with open_layer(store) as layer:
         for index in range(10):
