@@ -172,10 +172,10 @@ def test_a_node_in_the_background_takes_another_port_when_the_usual_one_is_taken
     try:
         usual = socket.create_server(("127.0.0.1", 11435))
     except OSError:
-        usual = None  # some other program has it, which serves as well
+        usual = None  # some other program has it, and may let it go at any time: then only the start is tested
     try:
         node.command("chats")
-        assert not str(node.command("status")["api"]).endswith(":11435")
+        assert usual is None or not str(node.command("status")["api"]).endswith(":11435")
         node.command("stop")
     finally:
         if usual is not None:

