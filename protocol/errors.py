@@ -60,7 +60,7 @@ class DigestInvalid(ProtocolError):
 
 
 class ModelNameInvalid(ProtocolError):
-    """A model name is `[host/][namespace/]name[:tag]` in lower-case letters, digits, `.`, `_` and `-`."""
+    """A model name is `[host[:port]/][namespace/]name[:tag][@version]`: lower-case letters, digits, `.`, `_`, `-`."""
 
     hint = "a model name looks like: demo, demo:v2 or ann/demo:v2"
 

@@ -1,4 +1,4 @@
-"""Model names: `[host/][namespace/]name[:tag]`, as people type them and as refs are stored."""
+"""Model names: `[host[:port]/][namespace/]name[:tag][@version]`, as people type them and as refs are stored."""
 
 import re
 from dataclasses import dataclass
@@ -12,19 +12,29 @@ LATEST: Final = "latest"
 MAX_PART_CHARS: Final = 80
 
 _PART: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?", re.ASCII)
+_PORT: Final = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
 
 
 @dataclass(frozen=True, order=True)
 class ModelName:
-    """The four parts of a model's name; every part is safe as a file name."""
+    """The parts of a model's name; every part is safe as a file name.
+
+    `tag` is what moves from version to version; `version` is "" or a release of it, which never moves once it is set.
+    """
 
     host: str
     namespace: str
     name: str
     tag: str
+    version: str = ""
 
     def __str__(self) -> str:
         return format_model_name(self)
+
+    @property
+    def moving(self) -> "ModelName":
+        """The name without its version: the tag that points at the newest one."""
+        return ModelName(self.host, self.namespace, self.name, self.tag)
 
 
 def parse_model_name(text: str) -> ModelName:
@@ -33,16 +43,21 @@ def parse_model_name(text: str) -> ModelName:
     Raises:
         ModelNameInvalid: more than three path parts, an empty part, or a character outside the allowed ones.
     """
-    path, separator, tag = text.lower().partition(":")
-    if separator and not tag:
-        raise ModelNameInvalid(text, "nothing after ':'")
-    parts = path.split("/")
-    if len(parts) > 3:
-        raise ModelNameInvalid(text, f"{len(parts)} parts between '/', at most 3 are allowed")
-    host, namespace, name = [LOCAL_HOST, LIBRARY][: 3 - len(parts)] + parts
-    for part in (host, namespace, name, tag or LATEST):
+    *parents, last = text.lower().split("/")
+    if len(parents) > 2:
+        raise ModelNameInvalid(text, f"{len(parents) + 1} parts between '/', at most 3 are allowed")
+    last, at, version = last.partition("@")
+    name, colon, tag = last.partition(":")
+    for separator, part in ((":", tag if colon else LATEST), ("@", version if at else LATEST)):
+        if not part:
+            raise ModelNameInvalid(text, f"nothing after {separator!r}")
+    host, namespace = [LOCAL_HOST, LIBRARY][: 2 - len(parents)] + parents
+    bare_host, colon, port = host.partition(":")
+    if colon and (len(parents) != 2 or not _PORT.fullmatch(port) or int(port) > 0xFFFF):
+        raise ModelNameInvalid(text, "only a host may be followed by ':' and a port")
+    for part in (bare_host, namespace, name, tag or LATEST, version or LATEST):
         _require_part(text, part)
-    return ModelName(host, namespace, name, tag or LATEST)
+    return ModelName(host, namespace, name, tag or LATEST, version)
 
 
 def format_model_name(name: ModelName) -> str:
@@ -50,7 +65,12 @@ def format_model_name(name: ModelName) -> str:
     parts = [name.host, name.namespace, name.name]
     if name.host == LOCAL_HOST:
         parts = parts[1:] if name.namespace != LIBRARY else parts[2:]
-    return f"{'/'.join(parts)}:{name.tag}"
+    return f"{'/'.join(parts)}:{format_tag(name)}"
+
+
+def format_tag(name: ModelName) -> str:
+    """Return what stands after the colon: `tag`, or `tag@version` for a release."""
+    return f"{name.tag}@{name.version}" if name.version else name.tag
 
 
 def _require_part(text: str, part: str) -> None:

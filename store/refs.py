@@ -15,7 +15,7 @@ from protocol.manifest import (
     MAX_MANIFEST_BYTES,
     parse_manifest,
 )
-from protocol.model_name import ModelName, format_model_name, parse_model_name
+from protocol.model_name import ModelName, format_model_name, format_tag, parse_model_name
 from store.blobs import Blobs
 from store.disk import disk_errors, flush_directory, make_directories, replace_file
 from store.errors import BlobMissing, DiskFailed, DiskFull, RefCorrupt
@@ -184,7 +184,7 @@ def _parse_ref(path: Path, data: bytes) -> Digest:
 
 
 def _full_name(name: ModelName) -> str:
-    return f"{name.host}/{name.namespace}/{name.name}:{name.tag}"
+    return f"{name.host}/{name.namespace}/{name.name}:{format_tag(name)}"
 
 
 def _index_entry(entry: RefEntry, size: int) -> dict[str, Json]:
