@@ -28,7 +28,13 @@ The message says what failed, where and what was found; `hint` says what to do a
     ├── SyncViolation
     ├── SyncMisused
     ├── DigestInvalid
+    ├── DeltaInvalid
     ├── ModelNameInvalid
+    ├── MirInvalid
+    ├── RecipeInvalid
+    │   ├── ModelfileInvalid
+    │   └── ModelSpecInvalid
+    │       └── RevisionUnpinned
     ├── LogError
     │   ├── EntryTooLarge
     │   ├── TileInvalid
@@ -261,19 +267,73 @@ class ChunkMapInvalid(ProtocolError):
         self.reason = reason
 
 
-class ModelfileInvalid(ProtocolError):
-    """A Modelfile that does not parse: where, what was expected there, what stood there, the nearest known word."""
+class DeltaInvalid(ProtocolError):
+    """Bytes that are no delta between the two blobs in question; nothing was made from them."""
+
+    hint = "nothing was kept; the whole file can still be fetched"
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"delta, {where}: {reason}")
+        self.where = where
+        self.reason = reason
+
+
+class RecipeInvalid(ProtocolError):
+    """A recipe that does not parse: where, what was expected there, what stood there, the nearest known word.
+
+    `line` and `column` count from 1, `column` in characters.
+    """
+
+    file = "recipe"
+    example = ""
 
     def __init__(self, line: int, column: int, expected: str, found: str, nearest: str | None = None) -> None:
         suggestion = f"; did you mean {nearest}?" if nearest else ""
-        super().__init__(f"Modelfile line {line}, column {column}: expected {expected}, found {found}{suggestion}")
+        super().__init__(f"{self.file} line {line}, column {column}: expected {expected}, found {found}{suggestion}")
         self.line = line
         self.column = column
         self.expected = expected
         self.found = found
         self.nearest = nearest
+        self.hint = f"write {nearest} there" if nearest else self.example
+
+
+class ModelfileInvalid(RecipeInvalid):
+    """A Modelfile that does not parse."""
+
+    file = "Modelfile"
+    example = "a Modelfile looks like: FROM demo, then PARAMETER or SYSTEM lines"
+
+
+class ModelSpecInvalid(RecipeInvalid):
+    """A ModelSpec.yaml that does not parse."""
+
+    file = "ModelSpec.yaml"
+    example = "a ModelSpec.yaml looks like: name: NAME, then base: with hf_repo: and revision:, or with path:"
+
+
+class RevisionUnpinned(ModelSpecInvalid):
+    """A release would be built from whatever the model hub calls by that revision on the day."""
+
+    example = "write the commit of the model repository as revision: 40 hex characters; or leave version: out"
+
+
+class MirInvalid(ProtocolError):
+    """A MIR name or pattern: which part of it, what was expected there, what stood there, the nearest known word.
+
+    `offset` is where in the text the part begins, in characters.
+    """
+
+    def __init__(self, text: str, offset: int, expected: str, found: str, nearest: str | None = None) -> None:
+        suggestion = f"; did you mean {nearest}?" if nearest else ""
+        super().__init__(f"MIR name {text[:80]!r}: expected {expected}, found {found}{suggestion}")
+        self.text = text
+        self.offset = offset
+        self.expected = expected
+        self.found = found
+        self.nearest = nearest
         self.hint = (
-            f"write {nearest} there" if nearest else "a Modelfile looks like: FROM demo, then PARAMETER or SYSTEM lines"
+            f"write {nearest} there" if nearest else "a MIR name looks like: mir:model.transformer.clip-l:flux-1"
         )
 
 
