@@ -29,6 +29,8 @@ The message says what failed, where and what was found; `hint` says what to do a
     ├── SyncMisused
     ├── DigestInvalid
     ├── DeltaInvalid
+    ├── RouteInvalid
+    ├── RangeUnsatisfiable
     ├── ModelNameInvalid
     ├── MirInvalid
     ├── RecipeInvalid
@@ -472,3 +474,19 @@ class LinkMessageInvalid(LinkError):
     def __init__(self, reason: str) -> None:
         super().__init__(f"link message: {reason}")
         self.reason = reason
+
+
+class RouteInvalid(ProtocolError):
+    """A request to the registry that no route of it answers; `code` is the registry's own word for why (specs/0024)."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class RangeUnsatisfiable(ProtocolError):
+    """A range of bytes begins behind the end of a blob of `size` bytes."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"the range begins behind the end, the blob has {size} bytes")
+        self.size = size

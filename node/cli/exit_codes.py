@@ -101,6 +101,8 @@ BY_ERROR: Final[dict[str, ExitCode]] = {
     "IdentityExists": ExitCode.USAGE,
     "ModelNameInvalid": ExitCode.USAGE,
     "DigestInvalid": ExitCode.USAGE,
+    "RouteInvalid": ExitCode.USAGE,
+    "RangeUnsatisfiable": ExitCode.USAGE,
     "DidInvalid": ExitCode.USAGE,
     "VerifierKeyInvalid": ExitCode.USAGE,
     "ContentTooLarge": ExitCode.USAGE,
