@@ -78,6 +78,47 @@ class ModelNameInvalid(ProtocolError):
         self.reason = reason
 
 
+class OciNameInvalid(ProtocolError):
+    """A repository or a tag that no registry takes."""
+
+    def __init__(self, what: str, text: str, reason: str) -> None:
+        super().__init__(f"{what} {text[:80]!r}: {reason}")
+        self.what = what
+        self.text = text
+        self.reason = reason
+
+
+class ReferenceInvalid(ProtocolError):
+    """A reference to a model in a registry is `HOST[:PORT]/REPOSITORY[:TAG|@sha256:…]`."""
+
+    hint = "a registry reference looks like: registry.example/ann/demo:v2 or localhost:5000/demo"
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(f"registry reference {text[:80]!r}: {reason}")
+        self.text = text
+        self.reason = reason
+
+
+class RegistryAnswerInvalid(ProtocolError):
+    """A registry said something that the distribution protocol does not know; `what` is the header or document."""
+
+    hint = "nothing was accepted; check the address, or tell whoever runs the registry"
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"registry answer, {what}: {reason}")
+        self.what = what
+        self.reason = reason
+
+
+class ArtifactInvalid(ProtocolError):
+    """A referrer or an index that cannot be read; `where` is the path inside it."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"{where}: {reason}")
+        self.where = where
+        self.reason = reason
+
+
 class FrameTooLarge(ProtocolError):
     """A frame's length is checked against the receiver's cap before anything is allocated."""
 
