@@ -27,6 +27,7 @@ The message says what failed, where and what was found; `hint` says what to do a
     │   └── ContentTooLarge
     ├── SyncViolation
     ├── SyncMisused
+    ├── BuildRecordInvalid
     ├── DigestInvalid
     ├── DeltaInvalid
     ├── RouteInvalid
@@ -75,6 +76,17 @@ class ModelNameInvalid(ProtocolError):
     def __init__(self, text: str, reason: str) -> None:
         super().__init__(f"model name {text[:80]!r}: {reason}")
         self.text = text
+        self.reason = reason
+
+
+class BuildRecordInvalid(ProtocolError):
+    """A model's `build.json` is not what a build writes."""
+
+    hint = "the model is not accepted; have its publisher create it again"
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"build.json, {where}: {reason}")
+        self.where = where
         self.reason = reason
 
 

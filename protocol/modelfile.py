@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
-from protocol.errors import ModelfileInvalid
+from protocol.errors import MirInvalid, ModelfileInvalid
+from protocol.mir import format_mir, parse_mir
 
 MAX_MODELFILE_CHARS: Final = 1 << 20
 ROLES: Final = ("system", "user", "assistant")
@@ -44,6 +45,12 @@ class Parameter:
         if self.kind is str:
             return "text"
         return f"a {'whole ' if self.kind is int else ''}number from {self.low} to {self.high}"
+
+    def read(self, text: str) -> int | float | None:
+        """Return the number that `text` spells, None where it is none within the range."""
+        pattern = _INTEGER if self.kind is int else _NUMBER
+        number = (int(text) if self.kind is int else float(text)) if pattern.fullmatch(text) else math.nan
+        return number if self.low <= number <= self.high else None
 
 
 PARAMETERS: Final[dict[str, Parameter]] = {
@@ -144,7 +151,7 @@ class _Parser:
             "ADAPTER": lambda at: self.store_once("ADAPTER", at, self.word("an adapter's name or directory")),
             "LICENSE": lambda _: self.licenses.append(self.value()),
             "MESSAGE": self.message,
-            "MIR": lambda at: self.store_once("MIR", at, self.word("a MIR name")),
+            "MIR": lambda at: self.store_once("MIR", at, self.mir_name()),
         }
 
     def parse(self) -> Modelfile:
@@ -216,9 +223,8 @@ class _Parser:
             return self.value()
         start = self.position
         text = self.word(known.expected)
-        pattern = _INTEGER if known.kind is int else _NUMBER
-        number = (int(text) if known.kind is int else float(text)) if pattern.fullmatch(text) else math.nan
-        if not known.low <= number <= known.high:
+        number = known.read(text)
+        if number is None:
             self.position = start
             self.fail(known.expected, _quote(text))
         return number
@@ -231,6 +237,17 @@ class _Parser:
             self.fail("a role (system, user, assistant)", _quote(role), _nearest(role, ROLES))
         self.skip_blank()
         self.messages.append((role, self.value()))
+
+    def mir_name(self) -> str:
+        """Take a MIR name and return its normalised spelling."""
+        start = self.position
+        found = self.word("a MIR name")
+        try:
+            return format_mir(parse_mir(found))
+        except MirInvalid as error:
+            inside = self.text.find(found, start)  # -1 where a JSON string spells it with escapes
+            self.position = inside + error.offset if inside >= 0 else start
+            self.fail(error.expected, error.found, error.nearest)
 
     def word(self, expected: str) -> str:
         """Take one word, bare or in quotes, after which nothing may follow."""

@@ -176,6 +176,7 @@ BY_ERROR: Final[dict[str, ExitCode]] = {
     "ModelRefused": ExitCode.MODEL_FILES_INVALID,
     "OfferMalformed": ExitCode.MANIFEST_INVALID,
     "ManifestInvalid": ExitCode.MANIFEST_INVALID,
+    "BuildRecordInvalid": ExitCode.MANIFEST_INVALID,
     "LayerPathInvalid": ExitCode.MANIFEST_INVALID,
     "ChunkMapInvalid": ExitCode.MANIFEST_INVALID,
     "DeltaInvalid": ExitCode.MANIFEST_INVALID,
