@@ -29,6 +29,7 @@ The message says what failed, where and what was found; `hint` says what to do a
     ├── SyncMisused
     ├── BuildRecordInvalid
     ├── DigestInvalid
+    ├── BundleInvalid
     ├── DeltaInvalid
     ├── RouteInvalid
     ├── RangeUnsatisfiable
@@ -270,6 +271,17 @@ class ProvenanceInvalid(ProtocolError):
 
     def __init__(self, where: str, reason: str) -> None:
         super().__init__(f"provenance, {where}: {reason}")
+        self.where = where
+        self.reason = reason
+
+
+class BundleInvalid(ProtocolError):
+    """A bundle carried by hand is not what its exporting device signed, or not of the known form."""
+
+    hint = "nothing was taken from it; export it again on the other device: tilenode export NAME --to DIR"
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"bundle, {where}: {reason}")
         self.where = where
         self.reason = reason
 
