@@ -26,6 +26,17 @@ The message says what failed, where and what was found; `hint` says what to do a
         ├── SourceEscapes
         ├── TensorMissing
         └── WeightsNotFinite
+    ├── BundleMissing
+    ├── BundleDamaged
+    ├── BundleTargetUsed
+    ├── BundleBaseMissing
+    ├── BundleUntrusted
+    ├── FileTooLarge
+    ├── LogUnproven
+    ├── MoveRefused
+    ├── MoveUnfinished
+    ├── MoveJournalInvalid
+    ├── StoreAway
     ├── LogDamaged
     ├── LogEntryUnknown
     ├── LogExportRefused
@@ -502,3 +513,120 @@ class PeerAmbiguous(StoreError):
         self.text = text
         self.dids = dids
         self.hint = f"name one by its DID: {dids[0]}"
+
+
+class BundleMissing(StoreError):
+    """There is no finished bundle in this directory."""
+
+    def __init__(self, directory: Path, begun: bool) -> None:
+        found = "an export that was not finished" if begun else "no bundle (bundle.json and bundle.dsse)"
+        super().__init__(f"{directory}: {found}")
+        self.directory = directory
+        self.hint = (
+            f"run the same export again on the other device: tilenode export NAME --to {directory}"
+            if begun
+            else "name the directory into which the other device exported"
+        )
+
+
+class BundleDamaged(StoreError):
+    """A file of a bundle is gone or is not the one that was signed; nothing of it was kept."""
+
+    hint = "copy the bundle again, or export it again on the other device; what was verified is not copied again"
+
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(f"bundle, {file}: {reason}")
+        self.file = file
+        self.reason = reason
+
+
+class BundleTargetUsed(StoreError):
+    """A bundle is written into a new or empty directory, or into one where an export was killed."""
+
+    def __init__(self, directory: Path, found: str) -> None:
+        super().__init__(f"{directory}: {found}")
+        self.directory = directory
+        self.hint = f"name a new directory: --to {directory / 'models'}"
+
+
+class BundleBaseMissing(StoreError):
+    """A bundle leaves out what another model has, and that model is not here."""
+
+    def __init__(self, bases: tuple[Digest, ...], missing: int, missing_bytes: int) -> None:
+        names = ", ".join(map(short_digest, bases))
+        super().__init__(f"bundle: leaves out {missing} blobs ({missing_bytes} bytes) of manifest {names}, not here")
+        self.bases = bases
+        self.missing_bytes = missing_bytes
+        self.hint = "bring that version first, or export without --since on the other device"
+
+
+class BundleUntrusted(StoreError):
+    """A bundle is signed by devices that this one does not know, and nobody agreed to take it from them."""
+
+    def __init__(self, devices: tuple[str, ...]) -> None:
+        super().__init__(f"bundle: signed by {', '.join(devices)}, not known here")
+        self.devices = devices
+        self.hint = f"compare the DID with the other device's screen (tilenode account), then add --trust {devices[0]}"
+
+
+class FileTooLarge(StoreError):
+    """The file system of the target holds no file of that size; nothing was copied."""
+
+    hint = "format the disk as exFAT or ext4, which have no such limit, or take another disk"
+
+    def __init__(self, place: Path, size: int) -> None:
+        super().__init__(f"{place}: its file system takes no file of {size} bytes (FAT32 ends at 4 GiB)")
+        self.place = place
+        self.size = size
+
+
+class LogUnproven(StoreError):
+    """A bundle shows another state of a log than was seen before, and nothing proves that the two are one log."""
+
+    def __init__(self, origin: str, seen_size: int, found_size: int) -> None:
+        super().__init__(
+            f"log of {origin}: {seen_size} entries were seen, the bundle shows {found_size}, no proof is at hand"
+        )
+        self.origin = origin
+        self.seen_size = seen_size
+        self.found_size = found_size
+        self.hint = f"export on that device itself, let it be reachable, or accept it so: --trust {origin}"
+
+
+class MoveRefused(StoreError):
+    """The store cannot be moved to this place; it is where it was."""
+
+    hint = "name a new directory on a local disk: tilenode data set-path DIR"
+
+    def __init__(self, target: Path, reason: str) -> None:
+        super().__init__(f"{target}: {reason}")
+        self.target = target
+        self.reason = reason
+
+
+class MoveUnfinished(StoreError):
+    """An earlier move to another place was not finished."""
+
+    def __init__(self, source: Path, target: Path) -> None:
+        super().__init__(f"the move of the store from {source} to {target} is not finished")
+        self.source = source
+        self.target = target
+        self.hint = f"finish it: tilenode data set-path {target}; or give it up: tilenode data set-path {source}"
+
+
+class MoveJournalInvalid(StoreError):
+    """The file that says where a killed move goes on cannot be read."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.hint = f"look at both places (tilenode data); then remove {path.name} to go on with the one that is set"
+
+
+class StoreAway(StoreError):
+    """The directory to which the store was moved is not there: its disk is not mounted."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"store {path}: not there, nothing is made anew in its place")
+        self.path = path
+        self.hint = "connect or mount its disk and try again"
