@@ -111,7 +111,7 @@ def salvage(partial: PartialLayer, places: Iterable[Path]) -> Salvage:
 
 
 def damaged_copies(layout: Layout, manifest: Digest, layer: Layer) -> list[Path]:
-    """Return where bytes of a damaged layer may lie: in quarantine, and as a file of its own in a materialised model."""
+    """Return where bytes of a damaged layer may lie: in quarantine, and as a file in the materialised model."""
     return [layout.quarantine_path(layer.digest), layout.materialized_path(manifest) / layer.filepath]
 
 
@@ -188,7 +188,7 @@ def _remove_sharing(layout: Layout, damaged: Path) -> None:
     """Remove each materialised model one of whose files is the damaged file itself, by hard link."""
     for directory in layout.materialized.iterdir():
         if directory.is_dir() and any(_is_same(file, damaged) for file in directory.rglob("*")):
-            layout.stamp_path(Digest(directory.name)).unlink(missing_ok=True)
+            directory.with_name(f"{directory.name}.json").unlink(missing_ok=True)
             shutil.rmtree(directory)
 
 
