@@ -31,6 +31,7 @@ LAYER_MEDIA_TYPES: Final = frozenset({WEIGHT, WEIGHT_CONFIG, DOC, CODE, DATASET}
 FILEPATH: Final = "org.cncf.model.filepath"
 TITLE: Final = "org.opencontainers.image.title"
 CREATED: Final = "org.opencontainers.image.created"
+MIR: Final = "io.tilenode.mir"  # the model's normalised MIR name (specs/0020)
 CHUNK_MAP: Final = "io.tilenode.chunkmap"
 CHUNK_MAP_SIZE: Final = "io.tilenode.chunkmap.size"
 

@@ -15,6 +15,15 @@ The message says what failed, where and what was found; `hint` says what to do a
     ├── PartialBusy
     ├── PartialIncomplete
     ├── RefCorrupt
+    ├── LeaseCorrupt
+    ├── LeaseTooLarge
+    ├── VersionTaken
+    ├── VersionUnknown
+    ├── VersionAmbiguous
+    ├── VersionPinned
+    ├── VersionCurrent
+    ├── HistoryFull
+    ├── CollectRefused
     ├── ModelUnknown
     ├── SafetensorsInvalid
     ├── HubError
@@ -27,7 +36,15 @@ The message says what failed, where and what was found; `hint` says what to do a
     │   └── CacheModelUnknown
     └── BuildRefused
         ├── BaseUnknown
+        ├── ReleaseNotPinned
+        ├── QuantizationRefused
+        ├── ConversionFailed
+        ├── BuildRecordMissing
+        ├── BuildSourceGone
         ├── InstructionUnsupported
+        ├── AdapterUnknown
+        ├── AdapterInvalid
+        ├── AdapterMismatch
         ├── FormatUnsupported
         ├── SourceMissing
         ├── SourceInvalid
@@ -344,6 +361,99 @@ class ModelUnknown(StoreError):
         self.hint = "see what there is: tilenode list"
 
 
+class LeaseCorrupt(StoreError):
+    """What a running process keeps cannot be read, so nothing may be removed."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"lease {path}: {reason}")
+        self.path = path
+        self.reason = reason
+        self.hint = "end the process whose number the file's name begins with, then try again"
+
+
+class LeaseTooLarge(StoreError):
+    """One process keeps more blobs than its lease file may name."""
+
+    hint = "do fewer pulls and builds at a time"
+
+    def __init__(self, count: int, max_count: int) -> None:
+        super().__init__(f"lease: {count} blobs, at most {max_count} are kept by one process")
+        self.count = count
+        self.max_count = max_count
+
+
+class VersionTaken(StoreError):
+    """A release stands for its manifest for ever; another one needs another release."""
+
+    def __init__(self, name: str, held: Digest, offered: Digest) -> None:
+        super().__init__(f"release {name}: is manifest {short_digest(held)}, not {short_digest(offered)}")
+        self.name = name
+        self.held = held
+        self.offered = offered
+        self.hint = f"choose another version after the @, or remove this one first: tilenode rm {name}"
+
+
+class VersionUnknown(StoreError):
+    """A name has no such version."""
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__(f"model {name[:100]!r}: no version {version[:80]!r}")
+        self.name = name
+        self.version = version
+        self.hint = f"see its versions: tilenode history {name}"
+
+
+class VersionAmbiguous(StoreError):
+    """Several versions of a name begin with these characters."""
+
+    def __init__(self, name: str, version: str, count: int) -> None:
+        super().__init__(f"model {name[:100]!r}: {count} versions begin with {version[:80]!r}")
+        self.name = name
+        self.version = version
+        self.count = count
+        self.hint = f"give more characters, or the number: tilenode history {name}"
+
+
+class VersionPinned(StoreError):
+    """A pinned version is not forgotten."""
+
+    def __init__(self, name: str, number: int) -> None:
+        super().__init__(f"model {name}: version {number} is pinned")
+        self.name = name
+        self.number = number
+        self.hint = f"unpin it first: tilenode unpin {name} {number}"
+
+
+class VersionCurrent(StoreError):
+    """What a name stands for now cannot be taken from under it."""
+
+    def __init__(self, name: str, number: int) -> None:
+        super().__init__(f"model {name}: version {number} is what the name stands for")
+        self.name = name
+        self.number = number
+        self.hint = f"go back first: tilenode rollback {name}; or remove the whole name: tilenode rm {name}"
+
+
+class HistoryFull(StoreError):
+    """Every version that a name can remember is pinned."""
+
+    def __init__(self, name: str, count: int) -> None:
+        super().__init__(f"model {name}: all {count} versions are pinned, there is no room for another one")
+        self.name = name
+        self.count = count
+        self.hint = f"unpin one: tilenode unpin {name} NUMBER"
+
+
+class CollectRefused(StoreError):
+    """What is needed cannot be told, so nothing is removed."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"nothing is removed while {what} cannot be read: {reason}")
+        self.what = what
+        self.reason = reason
+        self.hint = "give the name a model again (tilenode create NAME, or tilenode pull NAME), or: tilenode rm NAME"
+
+
 class SafetensorsInvalid(StoreError):
     """A file is no safetensors file, or not all of it."""
 
@@ -450,6 +560,54 @@ class BaseUnknown(BuildRefused):
         )
 
 
+class ReleaseNotPinned(BuildRefused):
+    """A release never changes, so what it is built from must not change either."""
+
+    def __init__(self, base: str) -> None:
+        super().__init__(f"FROM {base[:100]}: a release needs a revision that never moves")
+        self.base = base
+        self.hint = f"pin it to the 40 hex characters of a commit: FROM {base.partition('@')[0][:100]}@COMMIT"
+
+
+class QuantizationRefused(BuildRefused):
+    """The weights cannot be packed as the recipe asks."""
+
+    def __init__(self, quantization: str, reason: str) -> None:
+        super().__init__(f"quantize {quantization}: {reason}")
+        self.quantization = quantization
+        self.reason = reason
+        self.hint = "build it without --quantize, or from weights in 16 or 32 bits"
+
+
+class ConversionFailed(BuildRefused):
+    """The process that converts weights ended before it was done; nothing was kept."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"converting the weights: {reason}")
+        self.reason = reason
+        self.hint = "run it again; if it ends the same way, build without --quantize"
+
+
+class BuildRecordMissing(BuildRefused):
+    """The model does not say how it was built."""
+
+    hint = "only models that tilenode built can be built again; compare two models with: tilenode diff A B"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"model {name[:100]}: no build.json in it")
+        self.name = name
+
+
+class BuildSourceGone(BuildRefused):
+    """What a model was built from is not here any more."""
+
+    def __init__(self, name: str, source: str, hint: str) -> None:
+        super().__init__(f"model {name[:100]}: its source {source[:200]} is not here")
+        self.name = name
+        self.source = source
+        self.hint = hint
+
+
 class InstructionUnsupported(BuildRefused):
     """The recipe has an instruction that would have no effect, so it is not accepted."""
 
@@ -457,6 +615,38 @@ class InstructionUnsupported(BuildRefused):
         super().__init__(f"{instruction}: not supported by this version")
         self.instruction = instruction
         self.hint = "FROM, PARAMETER, TEMPLATE, SYSTEM, MESSAGE and LICENSE take effect; take the line out"
+
+
+class AdapterUnknown(BuildRefused):
+    """ADAPTER names nothing that is here."""
+
+    hint = "ADAPTER names a directory with adapters.safetensors and adapter_config.json, or a stored model that has one"
+
+    def __init__(self, adapter: str) -> None:
+        super().__init__(f"ADAPTER {adapter[:100]!r}: neither a directory nor a stored model")
+        self.adapter = adapter
+
+
+class AdapterInvalid(BuildRefused):
+    """An adapter that is not what mlx-lm writes."""
+
+    hint = "an adapter is a directory with the adapters.safetensors and adapter_config.json that mlx_lm.lora wrote"
+
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(f"adapter {file[:100]}: {reason}")
+        self.file = file
+        self.reason = reason
+
+
+class AdapterMismatch(BuildRefused):
+    """An adapter that was trained for another model."""
+
+    hint = "build FROM the model that the adapter was trained on"
+
+    def __init__(self, tensor: str, reason: str) -> None:
+        super().__init__(f"adapter tensor {tensor[:120]!r}: {reason}")
+        self.tensor = tensor
+        self.reason = reason
 
 
 class FormatUnsupported(BuildRefused):
