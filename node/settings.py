@@ -8,6 +8,7 @@ from typing import Final
 
 from node.errors import SettingsInvalid
 from protocol.text import clean_name
+from store.disk import flush_directory
 
 SETTINGS_VERSION: Final = 1
 MAX_SETTINGS_BYTES: Final = 64 * 1024
@@ -15,13 +16,19 @@ MAX_SETTINGS_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True)
 class Settings:
-    """The contents of `settings.json`; `did` is empty until an identity was made, `port` 0 until a node listened."""
+    """The contents of `settings.json`; `did` is empty until an identity was made, `port` 0 until a node listened.
+
+    `serve_registry` lets every program on this machine read the offered models as an OCI registry (specs/0024).
+    `store` is the absolute path to which the store was moved, empty while it is in the home (specs/0027).
+    """
 
     nickname: str = ""
     did: str = ""
     rung: str = ""
     place: str = ""
     port: int = 0
+    serve_registry: bool = False
+    store: str = ""
 
     def named(self, nickname: str) -> "Settings":
         """Return these settings under another nickname, cleaned for display."""
@@ -52,14 +59,19 @@ def _settings_of(path: Path, fields: object) -> Settings:
     if not isinstance(fields, dict) or fields.pop("version", None) != SETTINGS_VERSION:
         raise SettingsInvalid(path, f"expected an object of version {SETTINGS_VERSION}")
     port = fields.pop("port", 0)
-    texts = {name: fields.pop(name, "") for name in ("nickname", "did", "rung", "place")}
+    serve_registry = fields.pop("serve_registry", False)
+    texts = {name: fields.pop(name, "") for name in ("nickname", "did", "rung", "place", "store")}
     if fields:
         raise SettingsInvalid(path, f"unknown field {next(iter(fields))!r}")
     if type(port) is not int or not 0 <= port <= 65535:
         raise SettingsInvalid(path, "port is not a port")
+    if type(serve_registry) is not bool:
+        raise SettingsInvalid(path, "serve_registry is neither true nor false")
     if not all(isinstance(text, str) for text in texts.values()):
         raise SettingsInvalid(path, "a field is not text")
-    return Settings(**texts, port=port)
+    if texts["store"] and not Path(texts["store"]).is_absolute():
+        raise SettingsInvalid(path, "store is not an absolute path")
+    return Settings(**texts, port=port, serve_registry=serve_registry)
 
 
 def save_settings(path: Path, settings: Settings) -> None:
@@ -72,6 +84,8 @@ def save_settings(path: Path, settings: Settings) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    # Not only atomic: what the old settings led to may be removed next.
+    flush_directory(path.parent)
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -48,4 +48,4 @@ def test_a_nickname_is_cleaned() -> None:
 def test_the_file_holds_nothing_but_its_fields(tmp_path: Path) -> None:
     save_settings(tmp_path / "settings.json", Settings())
     fields = json.loads((tmp_path / "settings.json").read_text())
-    assert set(fields) == {"version", "nickname", "did", "rung", "place", "port"}
+    assert set(fields) == {"version", "nickname", "did", "rung", "place", "port", "serve_registry", "store"}
