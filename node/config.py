@@ -9,11 +9,13 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from node.errors import ApiAddressInvalid, HomeUnusable
+from node.settings import load_settings
+from store.move_journal import locate_store
 
 DEFAULT_API_HOST: Final = "127.0.0.1"
 # Not 11434: that is Ollama's, and both may run side by side.
@@ -59,14 +61,20 @@ def _path(text: str | None) -> Path | None:
 
 @dataclass(frozen=True)
 class Home:
-    """The places under one data root."""
+    """The places under one data root; `moved_store` is where the store lies when it is not in the root."""
 
     root: Path
     runtime_directory: Path
+    moved_store: Path | None = None
 
     @property
     def store(self) -> Path:
         """The model store, an OCI image layout."""
+        return self.moved_store or self.own_store
+
+    @property
+    def own_store(self) -> Path:
+        """Where the store lies until it is moved."""
         return self.root / "store"
 
     @property
@@ -124,9 +132,16 @@ class Home:
 
 
 def find_home(environment: Environment, override: Path | None = None) -> Home:
-    """Return the home: `override` (`--home`), else `TILENODE_HOME`, else the platform's directory."""
-    root = override or environment.home or _platform_home()
-    return Home(root.resolve(), environment.runtime_directory)
+    """Return the home: `override` (`--home`), else `TILENODE_HOME`, else the platform's directory.
+
+    Raises:
+        SettingsInvalid, MoveJournalInvalid: where its store lies cannot be told.
+    """
+    root = (override or environment.home or _platform_home()).resolve()
+    home = Home(root, environment.runtime_directory)
+    set_path = Path(load_settings(home.settings).store or home.own_store)
+    store = locate_store(root, set_path)
+    return home if store == home.own_store else replace(home, moved_store=store)
 
 
 def _platform_home() -> Path:

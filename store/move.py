@@ -24,7 +24,7 @@ from store.probe import require_operations
 
 # Derived or of the processes that ran: made anew where the store lies then.
 _LEFT_BEHIND: Final = frozenset({"cache/tmp", "cache/models", "leases"})
-_LEFT_BEHIND_FILES: Final = ("indexes/chunks.sqlite", "gc.lock")
+_LEFT_BEHIND_FILES: Final = ("indexes/chunks.sqlite", "indexes/models.sqlite", "gc.lock", "refs.lock")
 # What a fresh file system has of its own.
 _OF_THE_DISK: Final = frozenset({"lost+found"})
 _BLOBS: Final = "blobs/sha256/"
