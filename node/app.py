@@ -37,6 +37,7 @@ from node.peer.sync import Sync
 from node.peer.sync_round import SyncReport
 from node.ports import Entropy, SystemClock, SystemEntropy
 from node.settings import Profile, Settings
+from node.store_place import settle_store
 from node.threads import Threads
 from protocol.address import parse_address
 from protocol.provenance import decode_and_verify_provenance
@@ -241,6 +242,7 @@ class _Kept:
 def _open_home(config: Config, entropy: Entropy, resources: ExitStack) -> _Kept:
     """Open everything in the home; blocking. The caller holds the lock."""
     home = config.home
+    settle_store(home)  # before the settings are read: it may change where they say that the store lies
     identity = open_identity(
         home,
         nickname=None,
