@@ -6,6 +6,7 @@ from identity.did import parse_did
 from node.catalog import list_models, model_facts
 from node.config import Home
 from node.settings import Settings
+from node.store_place import require_store
 from store.log_files import verify_log
 from store.models import ModelStore
 
@@ -14,6 +15,7 @@ Facts = dict[str, Any]
 
 def models_here(home: Home, settings: Settings) -> Facts:
     """Return what `GET /v1/models` answers; other devices' nicknames are in the encrypted database and stay there."""
+    require_store(home)
     store = ModelStore(home.store)
     try:
         names = {settings.did: settings.nickname}
