@@ -33,6 +33,7 @@ The message says what failed, where and what was found; `hint` says what to do a
     │   ├── RevisionUnknown
     │   ├── HubUnreachable
     │   ├── HubAnswerInvalid
+    │   ├── HubFileCorrupt
     │   └── CacheModelUnknown
     └── BuildRefused
         ├── BaseUnknown
@@ -527,6 +528,18 @@ class HubAnswerInvalid(HubError):
         super().__init__(f"{repo}: the hub's answer {reason[:300]}")
         self.repo = repo
         self.reason = reason
+
+
+class HubFileCorrupt(HubError):
+    """A file did not arrive, or does not lie in a cache, with the bytes that the hub's listing names."""
+
+    hint = "nothing of it was stored; run the same command again to fetch that file again"
+
+    def __init__(self, repo: str, path: str, place: str) -> None:
+        super().__init__(f"{repo}: {path} from {place} is not what the hub lists: its hash differs")
+        self.repo = repo
+        self.path = path
+        self.place = place
 
 
 class CacheModelUnknown(HubError):

@@ -9,6 +9,7 @@ from protocol.digest import Digest, parse_digest
 from protocol.errors import ModelNameInvalid
 from protocol.model_name import ModelName, format_model_name, format_tag, parse_model_name
 from store.disk import Temporary, disk_errors, make_directories, replace_file
+from store.lock import FileLock
 
 OCI_LAYOUT: Final = encode_json({"imageLayoutVersion": "1.0.0"})
 
@@ -16,7 +17,9 @@ OCI_LAYOUT: Final = encode_json({"imageLayoutVersion": "1.0.0"})
 class Layout:
     """Where everything lies below `root`; makes the tree when it is not there.
 
-    `lock` is held by whoever changes refs or removes blobs, so that a ref never appears while its blobs go.
+    `lock` is held by whoever changes refs or removes blobs, so that a ref never appears while its blobs go. Between
+    processes that is `naming` for refs, and `sweeping`: shared to write a ref or a lease, exclusive to remove blobs.
+    They are taken in this order.
 
     Raises:
         DiskFull, DiskFailed: the tree cannot be made.
@@ -37,6 +40,10 @@ class Layout:
         self.index = root / "index.json"
         self.tags = self.indexes / "tags.json"
         self.chunks = self.indexes / "chunks.sqlite"
+        self.facts = self.indexes / "models.sqlite"
+        self.leases = root / "leases"
+        self.naming = FileLock(root / "refs.lock")
+        self.sweeping = FileLock(root / "gc.lock")
         self._make()
 
     def blob_path(self, digest: Digest) -> Path:
@@ -87,6 +94,7 @@ class Layout:
                 self.materialized,
                 self.temporary,
                 self.quarantine,
+                self.leases,
                 self.root / "logs",
             ):
                 make_directories(directory)

@@ -1,10 +1,13 @@
-"""One node at a time holds a data directory."""
+"""Locks between processes: one node at a time holds a data directory, and moments in which one alone changes files."""
 
 import fcntl
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 from store.disk import PRIVATE, disk_errors, make_directories
 from store.errors import HomeLocked
@@ -54,3 +57,41 @@ class HomeLock:
 def _read_pid(file: io.FileIO) -> int | None:
     text = file.read(MAX_PID_CHARS).strip()
     return int(text) if text.isdigit() else None
+
+
+class FileLock:
+    """An advisory lock on the file `path`, held for moments and waited for.
+
+    Every use opens the file anew, so that the lock also stands between the threads of one process. It is not
+    re-entrant: who holds it exclusively must not ask for it once more.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path: Final = path
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Wait until nobody holds it exclusively, and let nobody do so inside the block.
+
+        Raises:
+            DiskFull, DiskFailed: the lock file cannot be made.
+        """
+        with self._held(fcntl.LOCK_SH):
+            yield
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Wait until nobody holds it, and let nobody do so inside the block. Raises as `shared`."""
+        with self._held(fcntl.LOCK_EX):
+            yield
+
+    @contextmanager
+    def _held(self, operation: int) -> Iterator[None]:
+        with disk_errors(self._path):
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
+        try:
+            with disk_errors(self._path):
+                fcntl.flock(descriptor, operation)
+            yield
+        finally:
+            os.close(descriptor)

@@ -8,24 +8,33 @@ from typing import Final
 
 from protocol.chunkmap import ChunkMap, decode_chunk_map
 from protocol.digest import Digest
-from protocol.errors import ManifestInvalid, ProtocolError
+from protocol.errors import ManifestInvalid, ModelNameInvalid, ProtocolError
 from protocol.manifest import MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Layer, Manifest, parse_manifest
 from protocol.model_config import ModelConfig, parse_config
-from protocol.model_name import ModelName, format_model_name
+from protocol.model_name import ModelName, format_model_name, parse_model_name
 from protocol.modelfile import MAX_MODELFILE_CHARS, Modelfile, parse_modelfile
 from store.blobs import Blobs
 from store.chunks import ChunkIndex
 from store.disk import remove_orphans, require_space
-from store.errors import BlobMissing, LayerCorrupt, ModelUnknown, RefCorrupt, StoreError
+from store.errors import (
+    BlobMissing,
+    LayerCorrupt,
+    ModelUnknown,
+    RefCorrupt,
+    StoreError,
+    VersionAmbiguous,
+    VersionUnknown,
+)
 from store.layout import Layout
 from store.leases import Lease, Leases
 from store.materialize import materialize, remove_materialized
 from store.provenance import ProvenanceFiles
 from store.reach import blobs_needed, closure
-from store.refs import RefEntry, Refs
+from store.refs import RefEntry, Refs, Version
 
 MODELFILE: Final = "Modelfile"
 HERE: Final = "."  # what FROM says in a stored recipe: the weights beside it
+MIN_DIGEST_CHARS: Final = 6
 MAX_MODELFILE_BYTES: Final = 4 * MAX_MODELFILE_CHARS
 
 
@@ -80,7 +89,7 @@ class ModelStore:
 
     def __init__(self, root: Path) -> None:
         self.layout = Layout(root)
-        self.leases = Leases()
+        self.leases = Leases(self.layout)
         self.blobs = Blobs(self.layout)
         self.refs = Refs(self.layout, self.blobs, self.leases)
         self.chunks = ChunkIndex(self.layout.chunks)
@@ -89,16 +98,48 @@ class ModelStore:
     def resolve(self, name: ModelName) -> StoredModel:
         """Return the model that `name` stands for.
 
+        What stands after an `@` is a release, or else the number of a version or the beginning of its digest, as in
+        `resolve_version`.
+
         Raises:
             ModelUnknown: there is no such name; the error suggests the nearest one.
+            VersionUnknown, VersionAmbiguous: the name has no such version, or several.
             BlobMissing, LayerCorrupt: its manifest, config or Modelfile is gone or was changed.
             RefCorrupt, ManifestInvalid, ModelfileInvalid: they are there and cannot be read.
         """
-        digest = self.refs.get(name)
-        if digest is None:
+        return self._load(self._entry(name))
+
+    def resolve_version(self, name: ModelName, text: str) -> StoredModel:
+        """Return the model that a version of `name` is: a number, a release, or a digest's first 6 characters or more.
+
+        A number wins over a release of that spelling, and a release over a digest; `@` before it means the release.
+
+        Raises:
+            VersionUnknown, VersionAmbiguous: there is none, or several begin so.
+            ModelUnknown, BlobMissing, LayerCorrupt, RefCorrupt, ManifestInvalid, ModelfileInvalid: as `resolve`.
+        """
+        return self._load(RefEntry(name, (version := self.find_version(name, text)).digest, version.time_s))
+
+    def find_version(self, name: ModelName, text: str) -> Version:
+        """Return the version of `name` that `text` means, as in `resolve_version`.
+
+        Raises:
+            VersionUnknown, VersionAmbiguous, ModelUnknown, RefCorrupt: there is none, or it cannot be told.
+        """
+        history = self.refs.history(name)
+        release = self._release(name, text.removeprefix("@"))
+        if not history and release is None:
             raise ModelUnknown(format_model_name(name), self._nearest(name))
-        modified_s = int(self.layout.ref_path(name).stat().st_mtime)
-        return self._load(RefEntry(name, digest, modified_s))
+        numbered = [version for version in history if str(version.number) == text]
+        if not numbered and release is not None:
+            numbered = [version for version in history if version.digest == release.digest][-1:] or [release]
+        bare = text.lower().removeprefix("sha256:")
+        found = numbered or _beginning_with(history, bare)
+        if len({version.digest for version in found}) > 1:
+            raise VersionAmbiguous(format_model_name(name), text, len(found))
+        if not found:
+            raise VersionUnknown(format_model_name(name), text)
+        return found[-1]
 
     def require_readable(self, digest: Digest) -> None:
         """Accept a model whose manifest, config and Modelfile can be read, so that a name may stand for it.
@@ -150,9 +191,7 @@ class ModelStore:
             BlobMissing: a blob is not in the store.
             ModelUnknown, RefCorrupt, ManifestInvalid: the name leads to no manifest.
         """
-        digest = self.refs.get(name)
-        if digest is None:
-            raise ModelUnknown(format_model_name(name), self._nearest(name))
+        digest = self._entry(name).digest
         total = self.blobs.verify(digest)
         faults: list[BlobMissing | LayerCorrupt] = []
         needed = list(self.manifest(digest).blobs())
@@ -229,6 +268,24 @@ class ModelStore:
         """Return every model whose manifest can be read, in name order; `problems` has the others."""
         return [model for _, model in self._scan() if isinstance(model, StoredModel)]
 
+    def _entry(self, name: ModelName) -> RefEntry:
+        """Return what `name` stands for; a name with a version that is no release is a version of its tag."""
+        entry = self.refs.entry(name)
+        if entry is None and name.version and self.refs.get(name.moving) is not None:
+            version = self.find_version(name.moving, name.version)
+            entry = RefEntry(name, version.digest, version.time_s)
+        if entry is None:
+            raise ModelUnknown(format_model_name(name), self._nearest(name))
+        return entry
+
+    def _release(self, name: ModelName, text: str) -> Version | None:
+        try:
+            release = parse_model_name(f"{format_model_name(name.moving)}@{text}")
+        except ModelNameInvalid:
+            return None
+        history = self.refs.history(release)
+        return history[-1] if history else None
+
     def _scan(self) -> Iterator[tuple[ModelName, StoredModel | StoreError | ProtocolError]]:
         for entry in self.refs.list():
             try:
@@ -299,3 +356,9 @@ class ModelStore:
         known = [format_model_name(entry.name) for entry in self.refs.list()]
         close = difflib.get_close_matches(format_model_name(name), known, n=1)
         return close[0] if close else None
+
+
+def _beginning_with(history: tuple[Version, ...], digits: str) -> list[Version]:
+    if len(digits) < MIN_DIGEST_CHARS:
+        return []
+    return [version for version in history if version.digest.startswith(digits)]

@@ -31,7 +31,7 @@ from store.blobs import Blobs
 from store.disk import disk_errors, flush_directory, make_directories, open_regular, replace_file
 from store.layout import Layout
 from store.log import Log
-from store.refs import Refs
+from store.refs import RefEvent, Refs
 
 # What checkpoint, proofs and field names take at most in a bundle.
 _PROOF_ROOM_BYTES: Final = 16_384
@@ -129,8 +129,12 @@ def publish_model(
     build: BuildRecord,
     now_s: int,
     entropy: Callable[[int], bytes],
+    event: RefEvent = RefEvent.CREATE,
+    source: str = "",
 ) -> bytes:
     """Return the provenance bundle of a model that this device built, once its name stands for it.
+
+    `event` and `source` are what the name's history says about it.
 
     Order: both attestations signed → both commitments appended to the log in one step → bundle on the disk → name
     moved. A crash in between leaves at most log entries to which no name leads; publishing again is always right.
@@ -156,7 +160,7 @@ def publish_model(
     }
     bundle = encode_provenance(key.did, model.name, manifest_bytes, events["build"], events["sign"], note)
     ProvenanceFiles(blobs.layout).save(bundle)
-    refs.set(name, manifest)
+    refs.set(name, manifest, event=event, source=source, now_s=now_s)
     return bundle
 
 

@@ -27,13 +27,14 @@ def blobs_needed(blobs: Blobs, refs: Refs) -> frozenset[Digest] | None:
 
     It cannot when a ref or a manifest to which a name leads is unreadable: then nothing may be removed.
     """
-    if refs.unreadable():
+    entries, unreadable = refs.scan()
+    if unreadable:
         return None
     needed: set[Digest] = set()
-    for entry in refs.list():
-        needed.add(entry.digest)
+    for manifest in {version.digest for entry in entries for version in entry.history}:
+        needed.add(manifest)
         try:
-            parsed = parse_manifest(blobs.read(entry.digest, MAX_MANIFEST_BYTES))
+            parsed = parse_manifest(blobs.read(manifest, MAX_MANIFEST_BYTES))
         except (StoreError, ProtocolError):
             return None
         needed.update(blob.digest for blob in parsed.blobs())

@@ -40,6 +40,7 @@ from store.models import ModelStore
 from store.offers import Offer, Offers
 from store.partial import PartialLayer
 from store.peers import LinkedPeer
+from store.refs import RefEvent
 
 Event = dict[str, object]
 
@@ -345,7 +346,8 @@ class Pull:
         self.parts.store.blobs.publish_bytes(provenance.manifest)
         self.parts.store.require_readable(provenance.manifest_digest)
         self.parts.store.provenance.save(bundle)
-        self.parts.store.refs.set(self.name, provenance.manifest_digest)
+        source = f"peer {self._label(self.source.did)}" if self.source else f"publisher {provenance.publisher}"
+        self.parts.store.refs.set(self.name, provenance.manifest_digest, event=RefEvent.PULL, source=source)
 
     async def _has(self, digest: Digest) -> bool:
         return await self.parts.threads.store(self.parts.store.blobs.has, digest)

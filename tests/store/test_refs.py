@@ -11,12 +11,24 @@ from protocol.errors import ManifestInvalid, ModelNameInvalid
 from protocol.manifest import CONFIG_MEDIA_TYPE, DOC, Descriptor, Layer, Manifest, encode_manifest
 from protocol.model_name import ModelName, parse_model_name
 from store.blobs import Blobs
-from store.errors import BlobMissing, DiskFull, LayerCorrupt, RefCorrupt
+from store.disk import replace_file
+from store.errors import (
+    BlobMissing,
+    DiskFull,
+    HistoryFull,
+    LayerCorrupt,
+    RefCorrupt,
+    VersionCurrent,
+    VersionPinned,
+    VersionTaken,
+    VersionUnknown,
+)
 from store.layout import Layout
 from store.leases import Leases
-from store.refs import Refs
+from store.ref_file import MAX_REF_BYTES, MAX_VERSIONS, encode_ref
+from store.refs import RefEvent, Refs, Version
 
-VECTORS = Path(__file__).parents[2] / "specs" / "vectors" / "0006-store-layout"
+VECTORS = Path(__file__).parents[2] / "specs" / "vectors" / "0022-history"
 REF_CASES = json.loads((VECTORS / "refs.json").read_text())
 
 DEMO = parse_model_name("demo")
@@ -26,7 +38,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.layout = Layout(root)
         self.blobs = Blobs(self.layout)
-        self.leases = Leases()
+        self.leases = Leases(self.layout)
         self.refs = Refs(self.layout, self.blobs, self.leases)
 
     def publish(self, content: bytes = b"text") -> Digest:
@@ -52,6 +64,7 @@ def test_ref_vectors(store: Store, case: dict[str, Any]) -> None:
     path.write_text(case["input"])
     if case["expect"] == "ok":
         assert store.refs.get(DEMO) == case["digest"]
+        assert [[version.number, version.digest] for version in store.refs.history(DEMO)] == case["versions"]
         assert store.refs.unreadable() == []
     else:
         with pytest.raises(RefCorrupt) as caught:
@@ -184,3 +197,125 @@ def test_naming_a_manifest_ends_the_lease_that_waited_for_it(store: Store) -> No
     assert lease.digests == frozenset()
     assert store.leases.held() == {manifest}
     other.release()
+
+
+def test_a_name_remembers_where_it_stood(store: Store) -> None:
+    first, second = store.publish(b"1"), store.publish(b"2")
+    store.refs.set(DEMO, first, now_s=10)
+    store.refs.set(DEMO, second, event=RefEvent.PULL, source="peer studio", now_s=20)
+    store.refs.set(DEMO, second, now_s=30)
+    store.refs.set(DEMO, first, event=RefEvent.ROLLBACK, now_s=40)
+    assert store.refs.history(DEMO) == (
+        Version(1, first, 10, RefEvent.CREATE),
+        Version(2, second, 20, RefEvent.PULL, "peer studio"),
+        Version(3, first, 40, RefEvent.ROLLBACK),
+    )
+    assert store.refs.history(parse_model_name("other")) == ()
+    assert [entry.modified_s for entry in store.refs.list()] == [40]
+
+
+def test_what_a_peer_calls_itself_is_a_clean_line_in_the_history(store: Store) -> None:
+    store.refs.set(DEMO, store.publish(), source="peer \x1b[2J\u202eevil\n" + "x" * 500)
+    (version,) = store.refs.history(DEMO)
+    assert version.source == "peer [2J evil " + "x" * (120 - 14)
+
+
+def test_a_release_is_set_once_and_moves_its_tag(store: Store) -> None:
+    first, second = store.publish(b"1"), store.publish(b"2")
+    release = parse_model_name("demo@1.0")
+    store.refs.set(release, first)
+    assert (store.refs.get(release), store.refs.get(DEMO)) == (first, first)
+    with pytest.raises(VersionTaken) as caught:
+        store.refs.set(release, second)
+    assert (caught.value.held, caught.value.offered) == (first, second)
+    store.refs.set(DEMO, second)
+    store.refs.set(release, first)
+    assert store.refs.get(DEMO) == second, "a release that is there already moves nothing"
+    store.refs.set(parse_model_name("demo@2.0"), second)
+    assert store.refs.releases(DEMO) == {"1.0": first, "2.0": second}
+    names = [entry["annotations"]["org.opencontainers.image.ref.name"] for entry in store.index()["manifests"]]
+    assert sorted(names) == ["demo/latest", "demo/latest@1.0", "demo/latest@2.0"]
+
+
+def test_a_release_whose_tag_was_not_moved_because_of_a_kill_moves_it_at_the_next_try(store: Store) -> None:
+    manifest, release = store.publish(), parse_model_name("demo@1.0")
+    store.refs.set(release, manifest)
+    store.refs.delete(DEMO)
+    store.refs.set(release, manifest)
+    assert store.refs.get(DEMO) == manifest
+
+
+def test_versions_are_pinned_and_forgotten(store: Store) -> None:
+    manifests = [store.publish(bytes([number])) for number in range(3)]
+    for manifest in manifests:
+        store.refs.set(DEMO, manifest)
+    assert store.refs.pin(DEMO, 1, True).pinned
+    assert store.refs.pin(DEMO, None, True).number == 3
+    with pytest.raises(VersionPinned):
+        store.refs.forget_version(DEMO, 1)
+    store.refs.pin(DEMO, 1, False)
+    assert store.refs.forget_version(DEMO, 1).digest == manifests[0]
+    with pytest.raises(VersionCurrent):
+        store.refs.forget_version(DEMO, 3)
+    with pytest.raises(VersionUnknown):
+        store.refs.forget_version(DEMO, 1)
+    with pytest.raises(VersionUnknown):
+        store.refs.pin(parse_model_name("other"), None, True)
+    store.refs.set(DEMO, manifests[0])
+    assert [version.number for version in store.refs.history(DEMO)] == [2, 3, 4], "no number twice"
+
+
+def test_the_oldest_version_that_is_not_pinned_makes_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store.refs.MAX_VERSIONS", 3)
+    manifests = [store.publish(bytes([number])) for number in range(6)]
+    for manifest in manifests[:3]:
+        store.refs.set(DEMO, manifest)
+    store.refs.pin(DEMO, 1, True)
+    store.refs.set(DEMO, manifests[3])
+    assert [version.number for version in store.refs.history(DEMO)] == [1, 3, 4]
+    store.refs.pin(DEMO, 3, True)
+    store.refs.pin(DEMO, 4, True)
+    with pytest.raises(HistoryFull):
+        store.refs.set(DEMO, manifests[4])
+    assert store.refs.get(DEMO) == manifests[3]
+
+
+def test_the_largest_history_fits_into_a_ref() -> None:
+    version = Version(2**31, digest_of(b""), 2**33, RefEvent.ROLLBACK, "\U0001f600" * 120, True)
+    assert len(encode_ref([version] * MAX_VERSIONS)) <= MAX_REF_BYTES
+
+
+def test_a_ref_that_cannot_be_read_is_kept_aside_when_its_name_gets_a_model_again(store: Store) -> None:
+    path = store.layout.ref_path(DEMO)
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    store.refs.set(DEMO, store.publish())
+    assert [version.number for version in store.refs.history(DEMO)] == [1]
+    assert [aside.read_text() for aside in store.layout.quarantine.iterdir()] == ["{"]
+
+
+def test_many_names_are_moved_with_one_rewrite_of_the_index(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = store.publish()
+    written: list[str] = []
+
+    def noted(temporary: Path, path: Path, content: bytes) -> None:
+        written.append(path.name)
+        replace_file(temporary, path, content)
+
+    monkeypatch.setattr("store.oci_index.replace_file", noted)
+    with store.refs.batch():
+        for number in range(5):
+            store.refs.set(parse_model_name(f"m{number}"), manifest)
+        assert written == []
+    assert written == ["index.json", "tags.json"]
+    assert len(store.index()["manifests"]) == 5
+
+
+def test_another_process_that_wrote_the_index_meanwhile_is_noticed(store: Store, tmp_path: Path) -> None:
+    manifest = store.publish()
+    store.refs.set(DEMO, manifest)
+    other = Store(tmp_path)
+    other.refs.set(parse_model_name("theirs"), manifest)
+    store.refs.set(parse_model_name("ours"), manifest)
+    assert len(store.index()["manifests"]) == 3
+    assert len(json.loads(store.layout.tags.read_bytes())["tags"]) == 3

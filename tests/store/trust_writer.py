@@ -117,7 +117,7 @@ def publish(directory: Path) -> None:
 def open_store(directory: Path) -> tuple[Blobs, Refs]:
     layout = Layout(directory / "store")
     blobs = Blobs(layout)
-    return blobs, Refs(layout, blobs, Leases())
+    return blobs, Refs(layout, blobs, Leases(layout))
 
 
 def run(kind: str, directory: Path) -> None:
