@@ -1,4 +1,4 @@
-"""Where the store of a home lies: what a killed move has left is finished, and a disk that is away is noticed (0027)."""
+"""Where the store of a home lies: what a killed move left is finished, and a disk that is away is noticed (0027)."""
 
 from collections.abc import Callable
 from dataclasses import replace
