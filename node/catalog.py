@@ -21,7 +21,8 @@ from protocol.manifest import Layer
 from protocol.model_name import ModelName, format_model_name, parse_model_name
 from protocol.modelfile import Modelfile, parse_modelfile
 from protocol.provenance import Provenance, decode_and_verify_provenance
-from store.build import build_model
+from store.bases import LocalBases
+from store.build import BuildRequest, build_model
 from store.errors import ModelUnknown
 from store.log import Log
 from store.models import ModelStore, RemoveReport, StoredModel
@@ -152,7 +153,8 @@ class Catalog:
         return decode_and_verify_provenance(bundle)
 
     def _build(self, name: ModelName, recipe: Modelfile, directory: Path, created_s: int) -> bytes:
-        built = build_model(self._store, recipe, directory, name, created_s, _find_embedded)
+        bases = LocalBases({recipe.base: demo_directory()} if _is_demo(recipe.base) else {})
+        built = build_model(self._store, BuildRequest(recipe, name, directory, created_s), bases=bases)
         return publish_model(
             blobs=self._store.blobs,
             refs=self._store.refs,
@@ -230,10 +232,6 @@ def provenance_facts(provenance: Provenance, name_of: Callable[[DeviceId], str])
         "log_size": provenance.log_size,
         "log_root": provenance.log_root.hex(),
     }
-
-
-def _find_embedded(base: str) -> Path | None:
-    return demo_directory() if _is_demo(base) else None
 
 
 def _is_demo(base: str) -> bool:

@@ -1,46 +1,91 @@
 """Building a model: from a recipe and the files it names to a manifest, the same one wherever and whenever it runs."""
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from protocol.attestation import Artifact
+from protocol.build_record import (
+    BUILD_RECORD,
+    MAX_BUILD_RECORD_BYTES,
+    BuildRecord,
+    ResolvedSource,
+    SourceDigest,
+    SourceKind,
+    content_digest,
+    encode_build_record,
+    parse_build_record,
+)
 from protocol.chunkmap import ALGORITHM, VERSION
-from protocol.digest import Digest, digest_of
-from protocol.errors import ModelNameInvalid
+from protocol.digest import Digest, digest_of, parse_digest
+from protocol.errors import BuildRecordInvalid
 from protocol.manifest import (
     CONFIG_MEDIA_TYPE,
     CREATED,
     DOC,
+    WEIGHT,
     Descriptor,
     Layer,
     Manifest,
     encode_manifest,
     format_time,
 )
-from protocol.model_config import ModelConfig, encode_config, format_parameter_size
-from protocol.model_name import ModelName, format_model_name, parse_model_name
+from protocol.model_config import ModelConfig, encode_config
+from protocol.model_name import ModelName, format_model_name
 from protocol.modelfile import Modelfile, format_modelfile, inherit_modelfile
-from store.disk import disk_errors, require_space
-from store.errors import BaseUnknown, FormatUnsupported, InstructionUnsupported
-from store.ingest import ingest_file
+from protocol.quantization import Quantization
+from store.bases import Bases, LocalBases, Located, Places, located_layers, shown_path
+from store.disk import require_space
+from store.errors import InstructionUnsupported, SourceInvalid, SourceMissing
+from store.fetched import Report
+from store.layers import Progress, StoredLayer, hash_source, known_layers, store_file
 from store.leases import Lease
 from store.models import HERE, MODELFILE, ModelStore, StoredModel
-from store.safetensors import SafetensorsHeader
-from store.sources import Source, read_source
+from store.sources import CONFIG, INDEX, TOKENIZER_FILES, TOKENIZERS, FileAt, Origin, Source, read_files
+from store.weights import describe_weights
 
-_PATH_STARTS: Final = (".", "/", "~")
-_WEIGHT_TYPES: Final[Mapping[str, str]] = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8", "F8_E5M2": "float8",
-}  # fmt: skip
+_OWN_FILES: Final = (MODELFILE, BUILD_RECORD)  # of a base: written anew for what is built from it
+_MACHINE: Final = ("device", "host")  # facts about where a build ran: attested, and no part of the model
+
+
+class Convert(Protocol):
+    """What packs weights anew, in a process of its own."""
+
+    def convert(self, source_dir: Path, target_dir: Path, quantization: Quantization) -> Mapping[str, str]:
+        """Write `config.json` and canonical `model*.safetensors` into the empty `target_dir`; return what did it.
+
+        The same input gives the same bytes. In the answer, tools by version; `device` and `host` are facts about the
+        machine.
+
+        Raises:
+            QuantizationRefused: these weights cannot be packed so.
+            ConversionFailed: the process ended before it was done.
+        """
 
 
 @dataclass(frozen=True)
-class BuildRecord:
-    """What a build says about itself: nothing in it depends on the machine, the day or the directory's place."""
+class BuildRequest:
+    """What is to be built, from which recipe; relative paths begin at `base_dir`.
+
+    `created_s` is the only time in the manifest: None takes the time of the upstream commit, else 0. `tokenizer` names
+    where the tokenizer's files come from when not from the base, in the words of FROM.
+    """
+
+    modelfile: Modelfile
+    name: ModelName
+    base_dir: Path
+    created_s: int | None = None
+    quantization: Quantization = Quantization.NONE
+    tokenizer: str | None = None
+
+
+@dataclass(frozen=True)
+class AttestedBuild:
+    """What a build attests beside its manifest: what was asked for, what went in, what did the work and where."""
 
     sources: tuple[Artifact, ...]
     external_parameters: Mapping[str, str]
@@ -52,176 +97,264 @@ class BuildRecord:
 class BuiltModel:
     """A manifest that is in the store with all its blobs, to which no name leads yet.
 
-    The blobs stay until a name stands for the manifest, or nobody holds this object any more.
+    The blobs stay until a name stands for the manifest, or nobody holds this object any more. `recorded` is what
+    `build.json` in it says.
     """
 
     manifest: Digest
-    record: BuildRecord
+    record: AttestedBuild
+    recorded: BuildRecord
     layers: tuple[Layer, ...]
     lease: Lease = field(repr=False, compare=False)
 
 
+_NOTHING_ELSE: Final = LocalBases()
+
+
+def _unheard(event: dict[str, object]) -> None:
+    """Nobody listens."""
+
+
 def build_model(
     store: ModelStore,
-    modelfile: Modelfile,
-    base_dir: Path,
-    name: ModelName,
-    created_s: int = 0,
-    find_base: Callable[[str], Path | None] = lambda base: None,
+    request: BuildRequest,
+    *,
+    bases: Bases = _NOTHING_ELSE,
+    convert: Convert | None = None,
+    report: Report = _unheard,
+    known: Mapping[str, StoredModel | Located] | None = None,
 ) -> BuiltModel:
-    """Store the model that `modelfile` describes and return its manifest, which no name stands for yet.
+    """Store the model that `request` describes and return its manifest, which no name stands for yet.
 
-    FROM is, in this order: a path (beginning with `.`, `/` or `~`; relative ones start at `base_dir`), a stored name,
-    what `find_base` knows, a directory of that name in `base_dir`. `created_s` is the only time in the manifest.
+    What FROM means is in `Places.locate`; `known` are names that stand for something already. `report` is told how far
+    the work is, and may raise to stop it.
 
     Raises:
-        BuildRefused: FROM is nothing that can be built from, or ADAPTER or MIR is there.
+        BuildRefused: FROM is nothing that can be built from, or the weights cannot be packed as asked.
         SafetensorsInvalid: a weight file is cut off or otherwise not what its header says.
+        LayerCorrupt: a file is not what was promised.
         DiskFull, DiskFailed: nothing was named; what was stored is not in anybody's way.
     """
-    for instruction, value in (("ADAPTER", modelfile.adapter), ("MIR", modelfile.mir)):
+    for instruction, value in (("ADAPTER", request.modelfile.adapter), ("MIR", request.modelfile.mir)):
         if value is not None:
             raise InstructionUnsupported(instruction)
     lease = store.leases.take()
     try:
-        return _build(store, modelfile, base_dir, name, created_s, find_base, lease)
+        places = Places(store, request.base_dir, bases, lease, report, bool(request.name.version), known or {})
+        return _Build(store, request, places, convert).run()
     except BaseException:
         store.discard(lease)
         raise
 
 
-def _build(
-    store: ModelStore,
-    modelfile: Modelfile,
-    base_dir: Path,
-    name: ModelName,
-    created_s: int,
-    find_base: Callable[[str], Path | None],
-    lease: Lease,
-) -> BuiltModel:
-    base = _find_base(store, modelfile.base, base_dir, find_base)
-    parts = _from_stored(base, lease) if isinstance(base, StoredModel) else _from_directory(store, base, lease)
-    recipe = replace(inherit_modelfile(parts.recipe, modelfile), base=HERE)
-    layers = (*parts.layers, _recipe_layer(store, recipe, lease))
-    manifest = _publish(store, tuple(sorted(layers, key=lambda layer: layer.filepath)), parts.config, created_s, lease)
-    lease.until_named = manifest
-    record = BuildRecord(parts.sources, _parameters(modelfile, name, created_s), _tool_versions(), parts.left_out)
-    return BuiltModel(manifest, record, layers, lease)
+def read_build_record(store: ModelStore, model: StoredModel) -> BuildRecord | None:
+    """Return what the model says about its build; None where it says nothing that is understood here.
+
+    Raises:
+        BlobMissing, LayerCorrupt: the layer is gone or changed.
+    """
+    layer = model.manifest.layer(BUILD_RECORD)
+    if layer is None or layer.size > MAX_BUILD_RECORD_BYTES:
+        return None
+    try:
+        return parse_build_record(store.blobs.read(layer.digest, MAX_BUILD_RECORD_BYTES))
+    except BuildRecordInvalid:
+        return None  # another program's file of that name
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a base gives: its files, its recipe, what is known of it."""
+    """What a base gives: its files as layers, its recipe, what is known of it, and where it came from."""
 
-    layers: tuple[Layer, ...]
+    taken: tuple[StoredLayer, ...]
     recipe: Modelfile
     config: ModelConfig
-    sources: tuple[Artifact, ...]
+    sources: tuple[ResolvedSource, ...]
+    time_s: int | None = None
+    tools: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
 
-def _find_base(
-    store: ModelStore, base: str, base_dir: Path, find_base: Callable[[str], Path | None]
-) -> StoredModel | Path:
-    if base.lower().endswith((".gguf", ".ggml")):
-        raise FormatUnsupported(base, "GGUF weights are not read here")
-    if base.startswith(_PATH_STARTS):
-        return _directory(base, base_dir / _expand_home(base))
-    if stored := _stored_base(store, base):
-        return stored
-    return find_base(base) or _directory(base, base_dir / base)
+class _Build:
+    """One build; everything it stores is kept by the lease of `places`."""
+
+    def __init__(self, store: ModelStore, request: BuildRequest, places: Places, convert: Convert | None) -> None:
+        self._store = store
+        self._request = request
+        self._places = places
+        self._convert = convert
+        self._lease = places.lease
+
+    def run(self) -> BuiltModel:
+        parts = self._parts()
+        request = self._request
+        created_s = request.created_s if request.created_s is not None else parts.time_s or 0
+        record = BuildRecord(
+            recipe=format_modelfile(_shown(request.modelfile)),
+            sources=parts.sources,
+            quantization=request.quantization,
+            tokenizer=shown_path(request.tokenizer or ""),
+            tools={**_tool_versions(), **{k: v for k, v in parts.tools.items() if k not in _MACHINE}},
+            created_s=created_s,
+            content=content_digest(row for taken in parts.taken for row in taken.tensors),
+        )
+        recipe = replace(inherit_modelfile(parts.recipe, request.modelfile), base=HERE)
+        layers = (
+            *(taken.layer for taken in parts.taken),
+            self._document(MODELFILE, format_modelfile(recipe).encode()),
+            self._document(BUILD_RECORD, encode_build_record(record)),
+        )
+        layers = tuple(sorted(layers, key=lambda layer: layer.filepath))
+        manifest = self._publish(layers, parts.config, created_s)
+        self._lease.until_named = manifest
+        attested = AttestedBuild(
+            sources=tuple(artifact for source in parts.sources for artifact in _artifacts(source)),
+            external_parameters={
+                "name": format_model_name(request.name),
+                "modelfile": record.recipe,
+                "created": format_time(created_s),
+                "quantization": str(request.quantization),
+            },
+            tool_versions={**record.tools, **parts.tools},
+            left_out=parts.left_out,
+        )
+        return BuiltModel(manifest, attested, record, layers, self._lease)
+
+    def _parts(self) -> _Parts:
+        base = self._places.locate(self._request.modelfile.base)
+        tokenizer = self._tokenizer()
+        if isinstance(base, StoredModel):
+            if self._request.quantization is Quantization.NONE and tokenizer is None:
+                return self._stored(base)
+            parts = self._from_files(
+                located_layers(self._store, base, (x for x in base.layers if x.filepath not in _OWN_FILES)), tokenizer
+            )
+            return replace(parts, recipe=base.modelfile, time_s=self._time_of(base))
+        return self._from_files(base, tokenizer)
+
+    def _stored(self, base: StoredModel) -> _Parts:
+        layers = [layer for layer in base.layers if layer.filepath not in _OWN_FILES]
+        progress = Progress(self._places.report, "reading", sum(layer.size for layer in layers))
+        taken = known_layers(self._store, self._lease, layers, progress)
+        source = ResolvedSource(
+            SourceKind.MODEL,
+            format_model_name(base.name),
+            base.digest,
+            tuple(SourceDigest(layer.filepath, layer.digest, layer.size) for layer in layers),
+        )
+        return _Parts(taken, base.modelfile, base.config, (source,), self._time_of(base))
+
+    def _time_of(self, base: StoredModel) -> int | None:
+        record = read_build_record(self._store, base)
+        return record.created_s if record else None
+
+    def _from_files(self, base: Located, tokenizer: Located | None) -> _Parts:
+        files = dict(base.files)
+        if tokenizer is not None:
+            files = {name: at for name, at in files.items() if name not in TOKENIZER_FILES} | dict(tokenizer.files)
+        source = read_files(files, base.origin, base.place)
+        left_out = tuple(sorted({*source.left_out, *base.skipped}))
+        if self._request.quantization is not Quantization.NONE:
+            return replace(self._converted(source, tokenizer), left_out=left_out)
+        require_space(self._store.layout.blobs, source.size_bytes)
+        taken = self._take(source)
+        digests = {x.layer.filepath: SourceDigest(x.layer.filepath, x.layer.digest, x.layer.size) for x in taken}
+        return _Parts(
+            taken,
+            Modelfile(HERE),
+            describe_weights(source),
+            _resolved(source, tokenizer, digests),
+            base.origin.time_s,
+            left_out=left_out,
+        )
+
+    def _converted(self, source: Source, tokenizer: Located | None) -> _Parts:
+        """Return the parts of `source` with its weights and config converted; its bytes are hashed before."""
+        assert self._convert is not None, "the caller can convert when it asks for it"
+        quantization = self._request.quantization
+        require_space(self._store.layout.blobs, 2 * source.size_bytes)
+        progress = Progress(self._places.report, "hashing", source.size_bytes)
+        before = [file.path.stat() for file in source.files]
+        digests = {file.filepath: hash_source(file, progress) for file in source.files}
+        with tempfile.TemporaryDirectory(dir=self._store.layout.temporary, prefix="convert-") as scratch:
+            given, made = Path(scratch, "source"), Path(scratch, "target")
+            given.mkdir()
+            made.mkdir()
+            for file in source.files:
+                (given / file.filepath).symlink_to(file.path)
+            tools = self._convert.convert(given, made, quantization)
+            for file, then in zip(source.files, before, strict=True):
+                now = file.path.stat()
+                if (now.st_ino, now.st_size, now.st_mtime_ns) != (then.st_ino, then.st_size, then.st_mtime_ns):
+                    raise SourceInvalid(file.filepath, "changed while it was converted")
+            kept = {
+                file.filepath: FileAt(file.path, digests[file.filepath].digest)
+                for file in source.files
+                if file.media_type != WEIGHT and file.filepath not in (CONFIG, INDEX)
+            }
+            converted = {path.name: FileAt(path, within=made) for path in made.iterdir()}
+            result = read_files({**kept, **converted}, source.origin, made)
+            taken = self._take(result)
+        return _Parts(
+            taken,
+            Modelfile(HERE),
+            describe_weights(result),
+            _resolved(source, tokenizer, digests),
+            source.origin.time_s,
+            tools,
+        )
+
+    def _tokenizer(self) -> Located | None:
+        if self._request.tokenizer is None:
+            return None
+        found = self._places.locate(self._request.tokenizer)
+        if isinstance(found, StoredModel):
+            found = located_layers(self._store, found, found.layers)
+        files = {name: at for name, at in found.files.items() if name in TOKENIZER_FILES}
+        if not any(name in files for name in TOKENIZERS):
+            raise SourceMissing(found.place, TOKENIZERS[0])
+        return replace(found, files=files)
+
+    def _take(self, source: Source) -> tuple[StoredLayer, ...]:
+        progress = Progress(self._places.report, "storing", source.size_bytes)
+        return tuple(store_file(self._store, self._lease, file, progress) for file in source.files)
+
+    def _document(self, filepath: str, content: bytes) -> Layer:
+        self._lease.add(digest_of(content))
+        return Layer(self._store.blobs.publish_bytes(content), len(content), DOC, filepath)
+
+    def _publish(self, layers: tuple[Layer, ...], config: ModelConfig, created_s: int) -> Digest:
+        blobs = self._store.blobs
+        config_blob = encode_config(config, [layer.digest for layer in layers], created_s)
+        self._lease.add(digest_of(config_blob))
+        descriptor = Descriptor(blobs.publish_bytes(config_blob), len(config_blob), CONFIG_MEDIA_TYPE)
+        manifest = encode_manifest(Manifest(descriptor, layers, {CREATED: format_time(created_s)}))
+        self._lease.add(digest_of(manifest))
+        return blobs.publish_bytes(manifest)
 
 
-def _stored_base(store: ModelStore, base: str) -> StoredModel | None:
-    try:
-        name = parse_model_name(base)
-    except ModelNameInvalid:
-        return None
-    return store.resolve(name) if store.refs.get(name) else None
+def _resolved(
+    source: Source, tokenizer: Located | None, digests: Mapping[str, SourceDigest]
+) -> tuple[ResolvedSource, ...]:
+    """Return what went in, each source with the files that came from it."""
+    borrowed = frozenset(tokenizer.files if tokenizer else ())
+    origins: list[tuple[Origin, AbstractSet[str]]] = [(source.origin, digests.keys() - borrowed)]
+    if tokenizer:
+        origins.append((tokenizer.origin, borrowed & digests.keys()))
+    return tuple(
+        ResolvedSource(origin.kind, origin.name, origin.revision, tuple(digests[name] for name in sorted(names)))
+        for origin, names in origins
+    )
 
 
-def _expand_home(base: str) -> Path:
-    try:
-        return Path(base).expanduser()
-    except RuntimeError:  # the home of a user whom this machine does not know
-        raise BaseUnknown(base) from None
+def _artifacts(source: ResolvedSource) -> tuple[Artifact, ...]:
+    if source.kind is SourceKind.MODEL:
+        return (Artifact(source.name, parse_digest(source.revision)),)
+    return tuple(Artifact(file.path, file.digest) for file in source.files)
 
 
-def _directory(base: str, path: Path) -> Path:
-    with disk_errors(path):
-        if not path.is_dir():
-            raise BaseUnknown(base)
-    return path
-
-
-def _from_stored(base: StoredModel, lease: Lease) -> _Parts:
-    layers = tuple(layer for layer in base.layers if layer.filepath != MODELFILE)
-    lease.add(*(layer.digest for layer in layers), *(pin.digest for layer in layers if (pin := layer.chunk_map)))
-    source = Artifact(format_model_name(base.name), base.digest)
-    return _Parts(layers, base.modelfile, base.config, (source,))
-
-
-def _from_directory(store: ModelStore, directory: Path, lease: Lease) -> _Parts:
-    source = read_source(directory)
-    require_space(store.layout.blobs, source.size_bytes)
-    layers = []
-    for file in source.files:
-        with file.open() as opened:
-            ingested = ingest_file(store.blobs, lease, opened, file.size, file.filepath, file.media_type, file.header)
-        layer = Layer(ingested.blob.digest, file.size, file.media_type, file.filepath, ingested.annotations)
-        if ingested.chunk_map:
-            store.chunks.add(layer.digest, ingested.chunk_map)
-        layers.append(layer)
-    sources = tuple(Artifact(layer.filepath, layer.digest) for layer in layers)
-    return _Parts(tuple(layers), Modelfile(HERE), _describe(source), sources, source.left_out)
-
-
-def _recipe_layer(store: ModelStore, recipe: Modelfile, lease: Lease) -> Layer:
-    content = format_modelfile(recipe).encode()
-    lease.add(digest_of(content))
-    return Layer(store.blobs.publish_bytes(content), len(content), DOC, MODELFILE)
-
-
-def _publish(store: ModelStore, layers: tuple[Layer, ...], config: ModelConfig, created_s: int, lease: Lease) -> Digest:
-    config_blob = encode_config(config, [layer.digest for layer in layers], created_s)
-    lease.add(digest_of(config_blob))
-    descriptor = Descriptor(store.blobs.publish_bytes(config_blob), len(config_blob), CONFIG_MEDIA_TYPE)
-    manifest = encode_manifest(Manifest(descriptor, layers, {CREATED: format_time(created_s)}))
-    lease.add(digest_of(manifest))
-    return store.blobs.publish_bytes(manifest)
-
-
-def _describe(source: Source) -> ModelConfig:
-    headers = [file.header for file in source.files if file.header]
-    quantization = source.config.get("quantization")
-    bits = quantization.get("bits") if isinstance(quantization, dict) else None
-    types = Counter(tensor.dtype for header in headers for tensor in header.tensors if tensor.dtype in _WEIGHT_TYPES)
-    common = types.most_common(1)
-    precision = f"{bits}-bit" if type(bits) is int else _WEIGHT_TYPES[common[0][0]] if common else ""
-    count = sum(_parameter_count(header, bits if type(bits) is int and bits > 0 else None) for header in headers)
-    family = str(source.config["model_type"])
-    return ModelConfig(family if family.isprintable() else "", "safetensors", format_parameter_size(count), precision)
-
-
-def _parameter_count(header: SafetensorsHeader, bits: int | None) -> int:
-    """Return the weights in a file; where they are packed, several lie in each integer and scales are not weights."""
-    if bits is None:
-        return header.element_count
-    packed = [tensor for tensor in header.tensors if tensor.dtype == "U32"]
-    scales = {tensor.name.rpartition(".")[0] for tensor in packed}
-    plain = [t for t in header.tensors if t.dtype != "U32" and t.name.rpartition(".")[0] not in scales]
-    return sum(t.length * 8 // bits for t in packed) + sum(t.element_count for t in plain)
-
-
-def _parameters(modelfile: Modelfile, name: ModelName, created_s: int) -> dict[str, str]:
-    """Return what was asked for; of a path outside the recipe's directory only the last part, because peers see it."""
-    base = modelfile.base
-    shown = f"./{Path(base).name}" if base.startswith(("/", "~", "..")) else base
-    return {
-        "name": format_model_name(name),
-        "modelfile": format_modelfile(replace(modelfile, base=shown)),
-        "created": format_time(created_s),
-    }
+def _shown(modelfile: Modelfile) -> Modelfile:
+    return replace(modelfile, base=shown_path(modelfile.base))
 
 
 def _tool_versions() -> dict[str, str]:

@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 
 from protocol.model_name import ModelName, parse_model_name
-from protocol.modelfile import Modelfile, parse_modelfile
-from store.build import BuiltModel, build_model
+from protocol.modelfile import parse_modelfile
+from store.build import BuildRequest, BuiltModel, build_model
 from store.models import ModelStore
 from store.safetensors import write_safetensors
 
@@ -45,7 +45,6 @@ def make_model_directory(directory: Path, tensors: Tensors | None = None) -> Pat
 def add_model(store: ModelStore, name: str, directory: Path, recipe: str = "FROM .") -> BuiltModel:
     """Build what `recipe` says beside `directory` and let `name` stand for it, unsigned."""
     parsed_name: ModelName = parse_model_name(name)
-    modelfile: Modelfile = parse_modelfile(recipe)
-    built = build_model(store, modelfile, directory, parsed_name)
+    built = build_model(store, BuildRequest(parse_modelfile(recipe), parsed_name, directory))
     store.refs.set(parsed_name, built.manifest)
     return built

@@ -20,7 +20,7 @@ from node.threads import Threads
 from protocol.model_name import parse_model_name
 from protocol.modelfile import parse_modelfile
 from protocol.scope import Scope
-from store.build import build_model
+from store.build import BuildRequest, build_model
 from store.database import Database
 from store.evidence import SeenLogs
 from store.log import Log
@@ -115,7 +115,7 @@ class ModelNode:
     def publish(self, name: str, directory: Path) -> bytes:
         """Build, sign, log and name the model in `directory`; return its provenance bundle."""
         parsed = parse_model_name(name)
-        built = build_model(self.store, parse_modelfile("FROM ."), directory, parsed)
+        built = build_model(self.store, BuildRequest(parse_modelfile("FROM ."), parsed, directory))
         return publish_model(
             blobs=self.store.blobs,
             refs=self.store.refs,

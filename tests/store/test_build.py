@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from protocol.chunkmap import encode_chunk_map
-from protocol.digest import digest_of
+from protocol.digest import Digest, digest_of
 from protocol.manifest import DOC, WEIGHT, WEIGHT_CONFIG
 from protocol.model_name import parse_model_name
 from protocol.modelfile import Modelfile, parse_modelfile
 from store import disk
-from store.build import BuiltModel, build_model
+from store.bases import LocalBases
+from store.build import BuildRequest, BuiltModel, build_model
 from store.errors import (
     BaseUnknown,
     BuildRefused,
@@ -51,7 +52,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def build(store: ModelStore, directory: Path, recipe: str = "FROM .", created_s: int = 0) -> BuiltModel:
-    return build_model(store, parse_modelfile(recipe), directory, NAME, created_s)
+    return build_model(store, BuildRequest(parse_modelfile(recipe), NAME, directory, created_s))
 
 
 def split(directory: Path, halves: dict[str, list[str]] | None = None) -> dict[str, str]:
@@ -73,7 +74,7 @@ def test_a_directory_becomes_a_manifest_with_a_layer_for_each_file(store: ModelS
     manifest = store.manifest(built.manifest)
     types = {layer.filepath: layer.media_type for layer in manifest.layers}
     assert types == {
-        "LICENSE": DOC, "Modelfile": DOC, "config.json": WEIGHT_CONFIG,
+        "LICENSE": DOC, "Modelfile": DOC, "build.json": DOC, "config.json": WEIGHT_CONFIG,
         "tokenizer.json": WEIGHT_CONFIG, "model.safetensors": WEIGHT,
     }  # fmt: skip
     assert list(types) == sorted(types)
@@ -101,7 +102,7 @@ def test_the_record_names_sources_parameters_and_tools_and_no_place(store: Model
     assert built.record.tool_versions["chunkmap"] == "1.1"
     assert built.record.left_out == ("notes.txt",)
     assert str(directory) not in repr(built.record)
-    elsewhere = build_model(store, Modelfile(str(directory)), directory, NAME).record
+    elsewhere = build_model(store, BuildRequest(Modelfile(str(directory)), NAME, directory)).record
     assert elsewhere.external_parameters["modelfile"] == "FROM ./model\n"
     assert str(directory.parent) not in repr(elsewhere)
 
@@ -111,10 +112,10 @@ import sys
 from pathlib import Path
 from protocol.model_name import parse_model_name
 from protocol.modelfile import Modelfile
-from store.build import build_model
+from store.build import BuildRequest, build_model
 from store.models import ModelStore
 store = ModelStore(Path(sys.argv[1]))
-print(build_model(store, Modelfile("."), Path(sys.argv[2]), parse_model_name("x")).manifest)
+print(build_model(store, BuildRequest(Modelfile("."), parse_model_name("x"), Path(sys.argv[2]))).manifest)
 """
 
 
@@ -136,7 +137,7 @@ def test_the_same_inputs_give_the_same_manifest_anywhere(store: ModelStore, dire
 
 def test_time_and_recipe_are_part_of_it_and_the_name_is_not(store: ModelStore, directory: Path) -> None:
     first = build(store, directory).manifest
-    assert build_model(store, Modelfile("."), directory, parse_model_name("other")).manifest == first
+    assert build_model(store, BuildRequest(Modelfile("."), parse_model_name("other"), directory)).manifest == first
     assert build(store, directory, created_s=1).manifest != first
     assert build(store, directory, "FROM .\nSYSTEM x").manifest != first
     assert build(store, directory, "# a comment\nfrom  .\n").manifest == first
@@ -156,14 +157,20 @@ def test_where_a_base_is_looked_for(store: ModelStore, directory: Path, tmp_path
     known = make_model_directory(tmp_path / "known", make_tensors(seed=1))
     beside = make_model_directory(tmp_path / "beside", make_tensors(seed=2))
 
-    def manifest(base: str) -> str:
-        return build_model(store, Modelfile(base), tmp_path, NAME, find_base={"beside": known}.get).manifest
+    def manifest(base: str) -> Digest:
+        request = BuildRequest(Modelfile(base), NAME, tmp_path)
+        return build_model(store, request, bases=LocalBases({"beside": known})).manifest
 
-    assert manifest("./beside") == manifest(str(beside)) == build(store, beside).manifest
-    assert manifest("beside") == build(store, known).manifest
+    def weights(base: str) -> Digest:
+        layer = store.manifest(manifest(base)).layer("model.safetensors")
+        assert layer is not None
+        return layer.digest
+
+    assert manifest("./beside") == manifest(str(beside))
+    assert weights("./beside") == digest_of((beside / "model.safetensors").read_bytes())
+    assert weights("beside") == digest_of((known / "model.safetensors").read_bytes())
     add_model(store, "beside", directory)
-    assert manifest("beside") == build(store, directory).manifest
-    assert manifest("model") == build(store, directory).manifest
+    assert weights("beside") == weights("model") == digest_of((directory / "model.safetensors").read_bytes())
 
 
 @pytest.mark.parametrize(
@@ -182,11 +189,11 @@ def test_where_a_base_is_looked_for(store: ModelStore, directory: Path, tmp_path
 )
 def test_a_base_that_is_nowhere(store: ModelStore, directory: Path, base: str) -> None:
     with pytest.raises(BaseUnknown) as caught:
-        build_model(store, Modelfile(base), directory.parent, NAME)
+        build_model(store, BuildRequest(Modelfile(base), NAME, directory.parent))
     assert "tilenode list" in caught.value.hint
 
 
-@pytest.mark.parametrize("line", ["ADAPTER ./lora", "MIR mir:model.x:y"])
+@pytest.mark.parametrize("line", ["ADAPTER ./lora"])
 def test_instructions_without_effect_are_refused(store: ModelStore, directory: Path, line: str) -> None:
     with pytest.raises(InstructionUnsupported) as caught:
         build(store, directory, f"FROM .\n{line}")

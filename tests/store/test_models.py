@@ -12,7 +12,7 @@ from protocol.errors import ManifestInvalid
 from protocol.manifest import CONFIG_MEDIA_TYPE, DOC, Descriptor, Layer, Manifest, encode_manifest
 from protocol.model_name import parse_model_name
 from protocol.modelfile import Modelfile, parse_modelfile
-from store.build import build_model
+from store.build import BuildRequest, build_model
 from store.disk import Temporary
 from store.errors import BlobMissing, LayerCorrupt, ModelUnknown, RefCorrupt
 from store.models import ModelStore, StoredModel
@@ -182,7 +182,7 @@ def test_removing_one_of_two_models_keeps_what_they_share(store: ModelStore, dir
     add_model(store, "other", directory, "FROM demo\nSYSTEM other")
     report = store.remove(DEMO)
     assert not store.blobs.has(first.manifest)
-    assert report.freed_blobs == 3  # manifest, config, recipe
+    assert report.freed_blobs == 4  # manifest, config, recipe, build.json
     assert store.verify(OTHER)
 
 
@@ -204,7 +204,7 @@ def test_a_lease_keeps_what_a_name_lets_go(store: ModelStore, directory: Path) -
 
 def test_a_build_keeps_shared_layers_until_it_is_named(store: ModelStore, directory: Path) -> None:
     add_model(store, "demo", directory)
-    built = build_model(store, parse_modelfile("FROM demo\nSYSTEM new"), directory, OTHER)
+    built = build_model(store, BuildRequest(parse_modelfile("FROM demo\nSYSTEM new"), OTHER, directory))
     store.remove(DEMO)
     store.refs.set(OTHER, built.manifest)
     assert store.verify(OTHER)
