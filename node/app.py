@@ -16,6 +16,8 @@ from identity.did import DeviceId
 from node.account import Identity, open_identity
 from node.api.app import build_api
 from node.api.guard import loopback_hosts
+from node.api.registry import RegistryApp
+from node.api.registry_shelf import RegistryShelf
 from node.catalog import Catalog
 from node.config import Config, make_private_directory
 from node.control.app import build_control
@@ -33,6 +35,7 @@ from node.peer.contact import Contacts, Pace
 from node.peer.fetch import Fetch
 from node.peer.gossip import Gossip
 from node.peer.link import LinkService
+from node.peer.registry import RegistryStreams
 from node.peer.sync import Sync
 from node.peer.sync_round import SyncReport
 from node.ports import Entropy, SystemClock, SystemEntropy
@@ -129,6 +132,8 @@ async def _build(config: Config, api: socket.socket, stopping: trio.Event, resou
         clock=clock,
         wake=contacts.wake,
     )
+    registry = RegistryApp(kept.store, RegistryShelf(kept.store, gossip.origins.stopped), threads)
+    RegistryStreams(transport, registry)
     catalog = Catalog(
         kept.store, kept.log, key, threads, clock, entropy, partial(_tell_of_model, events, gossip, transport)
     )
@@ -156,6 +161,7 @@ async def _build(config: Config, api: socket.socket, stopping: trio.Event, resou
         sync=sync,
         catalog=catalog,
         models=Models(catalog, clock, entropy),
+        registry=registry,
         api=api_url(api),
         api_port=api.getsockname()[1],
         started_at_s=clock.monotonic_s(),
@@ -224,7 +230,15 @@ async def _remember_port(node: Node) -> None:
 def _api(node: Node) -> FastAPI:
     """Return the HTTP API, which answers under the loopback names of its own port only."""
     hosts = loopback_hosts(node.api_port)
-    return build_api(node.models, node.clock, node.entropy, version=version("tilenode"), hosts=lambda: hosts)
+    return build_api(
+        node.models,
+        node.clock,
+        node.entropy,
+        version=version("tilenode"),
+        hosts=lambda: hosts,
+        registry=node.registry,
+        registry_is_open=lambda: node.settings.serve_registry,
+    )
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,11 @@ class Home:
         return self.root / "logs"
 
     @property
+    def registry_logins(self) -> Path:
+        """Logins for linked devices' registries, one directory a port, while `registry connect` runs."""
+        return self.root / "registry"
+
+    @property
     def control_socket(self) -> Path:
         """The Unix socket of the control API.
 

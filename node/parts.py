@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import trio
 
 from identity.keys import DeviceKey
+from node.api.registry import RegistryApp
 from node.catalog import Catalog
 from node.config import Config, Home
 from node.events import Events
@@ -50,6 +51,7 @@ class Node:
     sync: Sync
     catalog: Catalog
     models: Models
+    registry: RegistryApp
     api: str
     api_port: int
     started_at_s: float

@@ -12,9 +12,12 @@ from node.api.errors import ApiDefect, ApiRefused
 from node.api.guard import Guard
 from node.api.native import NativeRoutes, native_error
 from node.api.openai import OpenAIRoutes, openai_error
+from node.api.registry import RegistryDoor
+from node.api.registry_answers import answer_error
 from node.api.streams import NAMED_ERRORS, WordError
 from node.models.service import Models
 from node.ports import Clock, Entropy
+from protocol.registry_route import is_registry_path
 
 _log = logging.getLogger("tilenode.api")
 
@@ -26,8 +29,10 @@ def build_api(
     *,
     version: str,
     hosts: Callable[[], Collection[str]] | None,
+    registry: ASGIApp | None = None,
+    registry_is_open: Callable[[], bool] = lambda: False,
 ) -> FastAPI:
-    """Return the application that serves `models`.
+    """Return the application that serves `models`, and under `/v2/` the `registry` while it is open.
 
     `hosts` tells the Host headers that are allowed, asked at each request because the port is known only once it is
     bound (`loopback_hosts`); None allows any, for a private socket.
@@ -35,6 +40,8 @@ def build_api(
     app = FastAPI(title="tilenode", version=version, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(NativeRoutes(models, clock, version).router())
     app.include_router(OpenAIRoutes(models, clock, entropy).router())
+    if registry is not None:
+        app.add_middleware(RegistryDoor, registry=registry, is_open=registry_is_open)
     app.add_middleware(Guard, hosts=hosts, refuse=_refuse)
     for kind in NAMED_ERRORS:
         app.add_exception_handler(kind, _named)
@@ -73,6 +80,8 @@ def _types(error: BaseException) -> str:
 
 
 def _words(scope: Scope) -> WordError:
+    if is_registry_path(str(scope["path"])):
+        return answer_error
     return openai_error if _is_openai(scope) else native_error
 
 

@@ -7,8 +7,11 @@ node.errors.NodeError
     ├── ContentTypeRefused  415
     ├── BodyTooLarge        413
     ├── BodyInvalid         400
+    ├── RegistryRefused     as it says: 401, 404, 405, 429, 503
     └── ApiDefect           500, our own bug
 """
+
+from collections.abc import Mapping
 
 from node.errors import NodeError
 
@@ -68,6 +71,16 @@ class BodyInvalid(ApiRefused):
     def __init__(self, reason: str, param: str | None = None) -> None:
         super().__init__(reason)
         self.param = param
+
+
+class RegistryRefused(ApiRefused):
+    """A request to the registry has no answer; `code` is one of the OCI distribution specification's words."""
+
+    def __init__(self, status: int, code: str, reason: str, detail: Mapping[str, str] | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.code = code
+        self.detail = dict(detail or {})
 
 
 class ApiDefect(ApiRefused):

@@ -16,6 +16,7 @@ from node.api.errors import (
     HostNotAllowed,
     OriginNotAllowed,
 )
+from protocol.registry_route import is_registry_path
 
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -47,7 +48,8 @@ class Guard:
         try:
             headers = _headers(scope)
             self._check_sender(headers)
-            if scope["method"] in _WITH_BODY:
+            # The registry reads no body: what is sent to it with one is refused by its method.
+            if scope["method"] in _WITH_BODY and not is_registry_path(str(scope["path"])):
                 receive = await _whole_body(headers, receive)
         except ApiRefused as refusal:
             await self._refuse(scope, refusal)(scope, receive, send)

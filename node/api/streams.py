@@ -34,7 +34,7 @@ class Streamed(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream."""
-        await _until_left(receive, lambda: self._send(scope, receive, send))
+        await until_left(receive, lambda: self._send(scope, receive, send))
 
     async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -75,7 +75,7 @@ class Whole(Response):
                 answer = self._word_error(error)
             await answer(scope, receive, send)
 
-        await _until_left(receive, work)
+        await until_left(receive, work)
 
 
 def to_json(value: object) -> bytes:
@@ -83,7 +83,8 @@ def to_json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
-async def _until_left(receive: Receive, work: Callable[[], Awaitable[None]]) -> None:
+async def until_left(receive: Receive, work: Callable[[], Awaitable[None]]) -> None:
+    """Do `work`; it is cancelled when the client leaves."""
     async with trio.open_nursery() as nursery:
 
         async def watch() -> None:

@@ -99,6 +99,10 @@ class PeerStream:
         del self._unread[:max_bytes]
         return taken
 
+    def put_back(self, data: bytes) -> None:
+        """Have the next receive begin with `data`, which was received too early."""
+        self._unread[:0] = data
+
     async def refuse(self, code: RefusalCode, why: str = "") -> None:
         """Say no, wait shortly until the other side has read it, and end the stream."""
         with trio.move_on_after(LINGER_S, shield=True):
