@@ -39,7 +39,8 @@ The message says what failed, where and what was found; `hint` says what to do a
     │   ├── BlobCorrupt
     │   └── ChunksCorrupt
     ├── FetchStalled
-    └── LayerTooLarge
+    ├── LayerTooLarge
+    └── RegistryAnswerInvalid
 """
 
 from pathlib import Path
@@ -392,3 +393,14 @@ class LinkRequestUnknown(NodeError):
     def __init__(self, request_id: str) -> None:
         super().__init__(f"no link request {request_id[:20]!r} waits for an answer")
         self.request_id = request_id
+
+
+class RegistryAnswerInvalid(NodeError):
+    """A linked device's registry answered a listing with something that is none."""
+
+    hint = "bring both devices to one version, then try again"
+
+    def __init__(self, peer: DeviceId, path: str) -> None:
+        super().__init__(f"the registry of {peer} answered {path[:80]} with no listing")
+        self.peer = peer
+        self.path = path

@@ -159,6 +159,7 @@ BY_ERROR: Final[dict[str, ExitCode]] = {
     "SyncViolation": ExitCode.PEER_MISBEHAVED,
     "LinkError": ExitCode.PEER_MISBEHAVED,
     "OfferRefused": ExitCode.PEER_MISBEHAVED,
+    "RegistryAnswerInvalid": ExitCode.PEER_MISBEHAVED,
     "LayerTooLarge": ExitCode.PEER_MISBEHAVED,
     "RegistryAnswerInvalid": ExitCode.PEER_MISBEHAVED,
     "PeerNotLinked": ExitCode.NOT_ALLOWED,
