@@ -6,7 +6,7 @@ comes from a stranger: it is capped before it is looked at, and a URL is never f
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
@@ -180,8 +180,8 @@ def parse_challenges(header: str) -> tuple[Challenge, ...]:
     return tuple(Challenge(scheme, parameters) for scheme, parameters in found)
 
 
-def token_url(challenge: Challenge, scope: str, registry: str) -> str:
-    """Return where to ask for a token for `scope`, as a bearer challenge of the registry at `registry` says.
+def token_url(challenge: Challenge, scopes: Sequence[str], registry: str) -> str:
+    """Return where to ask for a token for `scopes`, as a bearer challenge of the registry at `registry` says.
 
     Raises:
         RegistryAnswerInvalid: no realm, or one that `follow` does not accept.
@@ -189,7 +189,7 @@ def token_url(challenge: Challenge, scope: str, registry: str) -> str:
     realm = challenge.parameters.get("realm", "")
     parts = urlsplit(follow(registry, realm, "realm"))
     query = [("service", service)] if (service := challenge.parameters.get("service")) else []
-    asked = urlencode([*query, ("scope", scope)])
+    asked = urlencode([*query, *(("scope", scope) for scope in scopes)])
     return urlunsplit((parts.scheme, parts.netloc, parts.path, f"{parts.query}&{asked}".lstrip("&"), ""))
 
 
