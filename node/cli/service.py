@@ -88,6 +88,8 @@ def status(invocation: Invocation) -> int:
     screen.say(f"{facts['nickname']}  {facts['did']}")
     screen.say(f"  running     process {facts['pid']}, since {format_age(facts['uptime_s'])}")
     screen.say(f"  API         {facts['api']}")
+    if facts["registry"]["serving"]:
+        screen.say(f"  registry    {facts['registry']['url']}: every user of this machine can read the signed models")
     screen.say(f"  addresses   {', '.join(map(format_address, facts['addresses']))}")
     screen.say(f"  keys        {facts['rung']}: {facts['place']}")
     screen.say(f"  log         {facts['log']['size']} entries, root {facts['log']['root'][:12]}")

@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model_verbs(verbs)
     _add_log_verbs(verbs)
     _add_link_verbs(verbs)
+    _add_registry_verbs(verbs)
     _add_chat_verbs(verbs)
     return parser
 
@@ -184,6 +185,15 @@ def _add_link_verbs(verbs: _Verbs) -> None:
     for name, text in (("approve", "say yes to a link request"), ("reject", "say no to a link request")):
         answer = link.add(name, f"link:{name}", text)
         answer.add_argument("id", metavar="ID")
+
+
+def _add_registry_verbs(verbs: _Verbs) -> None:
+    registry = verbs.group("registry", "use OCI registries, and be one")
+    serve = registry.add("serve", "registry_server:serve", "let programs on this machine read the models as a registry")
+    serve.add_argument("switch", nargs="?", choices=("on", "off"), help="without it: say how it is")
+    connect = registry.add("connect", "registry_server:connect", "open a linked device's registry on a port here")
+    connect.add_argument("peer", metavar="PEER")
+    connect.add_argument("--port", type=int, default=0, metavar="N", help="on 127.0.0.1; default: any free one")
 
 
 def _add_chat_verbs(verbs: _Verbs) -> None:

@@ -7,6 +7,7 @@ from node.control.chats import ChatRoutes
 from node.control.link import LinkRoutes
 from node.control.models import ModelRoutes
 from node.control.node import NodeRoutes
+from node.control.registry_server import RegistryServerRoutes
 from node.control.responses import handle_errors
 from node.parts import Node
 
@@ -16,6 +17,13 @@ def build_control(node: Node) -> FastAPI:
     # No generated documentation: its pages would load scripts from elsewhere.
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     handle_errors(app)
-    for routes in (NodeRoutes(node), ModelRoutes(node), AskRoutes(node), LinkRoutes(node), ChatRoutes(node)):
+    for routes in (
+        NodeRoutes(node),
+        ModelRoutes(node),
+        AskRoutes(node),
+        LinkRoutes(node),
+        ChatRoutes(node),
+        RegistryServerRoutes(node),
+    ):
         app.include_router(routes.router())
     return app

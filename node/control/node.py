@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
+from node.control.registry_server import registry_facts
 from node.control.responses import Emit, EventStream, facts
 from node.health import complaints, peer_facts
 from node.parts import Node
@@ -67,6 +68,7 @@ class NodeRoutes:
             log={"size": node.log.size, "root": node.log.root.hex()},
             models=len(await node.catalog.list()),
             offers=len(await node.threads.database(node.fetch.offers)),
+            registry=registry_facts(node),
             loaded=[model.name for model in node.models.loaded()],
             peers=[peer_facts(node, peer) for peer in peers],
             requests=node.link.requests(),
