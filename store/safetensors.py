@@ -2,14 +2,14 @@
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from protocol.canonical_json import Json, decode_json, encode_json
 from protocol.errors import JsonInvalid
-from store.disk import disk_errors, replace_file
+from store.disk import Temporary, disk_errors
 from store.errors import SafetensorsInvalid
 
 MAX_HEADER_BYTES: Final = 16 << 20
@@ -21,6 +21,10 @@ MAX_COMMAS: Final = 8 * MAX_TENSORS  # bounds what the JSON reader can be made t
 LENGTH_BYTES: Final = 8
 ALIGNMENT: Final = 4096
 METADATA: Final = "__metadata__"
+PLAIN: Final = 0o644
+
+# A tensor's type and shape.
+TensorType = tuple[str, tuple[int, ...]]
 
 DTYPE_BITS: Final[Mapping[str, int]] = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
@@ -113,16 +117,32 @@ def read_header(path: Path) -> SafetensorsHeader:
         )
 
 
-def encode_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
-    """Return the one canonical header for tensors given as name → (dtype, shape), data following in name order.
+def canonical_order(tensors: Mapping[str, TensorType]) -> list[str]:
+    """Return the tensors' names in the order in which their bytes lie in a canonical file.
+
+    The data begins on a 4 KiB boundary and the format permits no gap, so tensors of whole 4 KiB pages come first: each
+    of them is aligned to 4 KiB. The others follow, those with the widest numbers first: each is aligned to its numbers.
+    Within each group they are in name order.
+    """
+
+    def place(name: str) -> tuple[bool, int, str]:
+        dtype, shape = tensors[name]
+        size = _size_bytes(dtype, shape)
+        return (True, -DTYPE_BITS[dtype], name) if size % ALIGNMENT else (False, 0, name)
+
+    return sorted(tensors, key=place)
+
+
+def encode_header(tensors: Mapping[str, TensorType], metadata: Mapping[str, str]) -> bytes:
+    """Return the one canonical header for tensors given as name → (dtype, shape), data following in canonical order.
 
     Names and metadata are sorted, and the header is padded with spaces so that the data begins on a 4 KiB boundary.
     """
     document: dict[str, Json] = {METADATA: dict(metadata)} if metadata else {}
     position = 0
-    for name in sorted(tensors):
+    for name in canonical_order(tensors):
         dtype, shape = tensors[name]
-        end = position + math.prod(shape) * DTYPE_BITS[dtype] // 8
+        end = position + _size_bytes(dtype, shape)
         document[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
         position = end
     text = encode_json(document)
@@ -130,14 +150,46 @@ def encode_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: 
     return struct.pack("<Q", padded) + text.ljust(padded)
 
 
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, TensorType],
+    read: Callable[[str], Iterable[bytes | memoryview]],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write name → (dtype, shape) in canonical form, atomically; the same tensors are always the same bytes.
+
+    `read(name)` is asked for each tensor's bytes once, in the file's order, and may give them in pieces: no more than
+    one piece is ever in memory here.
+
+    Raises:
+        SafetensorsInvalid: a header that `parse_header` refuses, or more or fewer bytes than a shape takes.
+        DiskFull, DiskFailed: there is no file, or still the old one.
+    """
+    header = encode_header(tensors, metadata or {})
+    total = len(header) + sum(_size_bytes(dtype, shape) for dtype, shape in tensors.values())
+    parse_header(path.name, header, total)
+    with disk_errors(path, total), Temporary(path.parent) as temporary:
+        temporary.write(header)
+        for name in canonical_order(tensors):
+            expected, written = _size_bytes(*tensors[name]), 0
+            for piece in read(name):
+                temporary.write(piece)
+                written += memoryview(piece).nbytes
+            if written != expected:
+                raise SafetensorsInvalid(path.name, f"tensor {name[:80]!r}: {written} bytes, not {expected}")
+        temporary.rename(path, PLAIN)
+
+
 def write_safetensors(
     path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write name → (dtype, shape, bytes) in canonical form, atomically: the same tensors are always the same bytes."""
-    header = encode_header({name: (dtype, shape) for name, (dtype, shape, _) in tensors.items()}, metadata or {})
-    content = header + b"".join(tensors[name][2] for name in sorted(tensors))
-    parse_header(path.name, content[: header_bytes(path.name, content, len(content))], len(content))
-    replace_file(path.parent, path, content, 0o644)
+    """Write name → (dtype, shape, bytes) as `write_tensors` does, for tensors that are in memory anyhow."""
+    types = {name: (dtype, shape) for name, (dtype, shape, _) in tensors.items()}
+    write_tensors(path, types, lambda name: (tensors[name][2],), metadata)
+
+
+def _size_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * DTYPE_BITS[dtype] // 8
 
 
 def _document(file: str, text: bytes) -> dict[str, object]:
@@ -170,7 +222,7 @@ def _tensor(file: str, name: str, value: object, data_start: int) -> Tensor:
     if not _sizes(shape, MAX_DIMENSIONS) or not _sizes(offsets, 2) or len(offsets) != 2:
         raise SafetensorsInvalid(file, f"{where}: shape or data_offsets are no sizes")
     start, end = offsets
-    expected = math.prod(shape) * DTYPE_BITS[dtype] // 8
+    expected = _size_bytes(dtype, tuple(shape))
     if end - start != expected:
         raise SafetensorsInvalid(file, f"{where}: {dtype} of shape {shape} is {expected} bytes, not {end - start}")
     if not 0 < len(name.encode(errors="replace")) <= MAX_NAME_BYTES or not name.isprintable():

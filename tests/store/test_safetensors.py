@@ -1,7 +1,10 @@
 """Safetensors headers: everything is checked before a byte of a tensor is used; one canonical way to write."""
 
 import json
+import math
 import struct
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from safetensors.numpy import load_file
 from store.errors import DiskFailed, SafetensorsInvalid
 from store.safetensors import (
     ALIGNMENT,
+    DTYPE_BITS,
     MAX_HEADER_BYTES,
     MAX_TENSORS,
     Tensor,
@@ -19,6 +23,7 @@ from store.safetensors import (
     parse_header,
     read_header,
     write_safetensors,
+    write_tensors,
 )
 
 A = {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]}
@@ -100,12 +105,58 @@ def test_what_is_written_is_canonical_and_read_by_the_reference(tmp_path: Path) 
     assert np.array_equal(loaded["a"], one)
     assert np.array_equal(loaded["b"], two)
     header = read_header(tmp_path / "x.safetensors")
-    assert [tensor.name for tensor in header.tensors] == ["a", "b"]
+    assert [tensor.name for tensor in header.tensors] == ["b", "a"]  # the wider numbers first
     assert header.data_start % ALIGNMENT == 0
     assert (
         encode_header({"a": ("F16", (2, 3)), "b": ("F32", (4,))}, {"a": "2", "z": "1"})
         == (tmp_path / "x.safetensors").read_bytes()[: header.data_start]
     )
+
+
+def test_tensors_of_whole_pages_are_aligned_to_pages_and_all_others_to_their_numbers(tmp_path: Path) -> None:
+    shapes = {
+        "a": ("U8", (3,)), "b": ("F16", (2048,)), "c": ("F64", (5,)), "d": ("F32", (1024, 3)), "e": ("I8", (0,)),
+        "f": ("F16", (7,)), "g": ("F32", (4,)),
+    }  # fmt: skip
+    tensors = {name: (dtype, shape, bytes(_bytes(dtype, shape))) for name, (dtype, shape) in shapes.items()}
+    write_safetensors(tmp_path / "x.safetensors", tensors)
+    header = read_header(tmp_path / "x.safetensors")
+    assert [tensor.name for tensor in header.tensors] == ["b", "d", "e", "c", "g", "f", "a"]
+    for tensor in header.tensors:
+        assert tensor.offset % (ALIGNMENT if tensor.name in "bde" else DTYPE_BITS[tensor.dtype] // 8) == 0
+    assert load_file(tmp_path / "x.safetensors")["d"].shape == (1024, 3)
+
+
+def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * DTYPE_BITS[dtype] // 8
+
+
+def test_tensors_are_written_piece_by_piece_and_never_held_together(tmp_path: Path) -> None:
+    shapes = {f"t{number:02}": ("U8", (1 << 20,)) for number in range(64)}
+
+    def read(name: str) -> Iterator[bytes]:
+        for _ in range(4):
+            yield bytes([int(name[1:])]) * (1 << 18)
+
+    tracemalloc.start()
+    write_tensors(tmp_path / "x.safetensors", shapes, read)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 << 20
+    assert load_file(tmp_path / "x.safetensors")["t63"].sum() == 63 << 20
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "x.safetensors", {"a": ("U8", (2,), b"ab")})
+    before = (tmp_path / "x.safetensors").read_bytes()
+
+    def read(name: str) -> Iterator[bytes]:
+        yield b"x"
+        raise SafetensorsInvalid("x", "stop")
+
+    with pytest.raises(SafetensorsInvalid, match="stop"):
+        write_tensors(tmp_path / "x.safetensors", {"a": ("U8", (4,))}, read)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
 
 
 def test_tensors_whose_bytes_do_not_fit_their_shape_are_not_written(tmp_path: Path) -> None:
