@@ -71,7 +71,7 @@ class PartialLayer:
         self._verified = bytearray((len(chunk_map) + 7) // 8)
         self._left = len(chunk_map)
         with disk_errors(self._path):
-            self._file = _open_locked(self._path, digest)
+            self._file = open_locked(self._path, digest)
         try:
             self._take_up()
             require_space(self._path, self.missing_bytes())
@@ -259,7 +259,13 @@ class PartialLayer:
                 self._left += 1
 
 
-def _open_locked(path: Path, digest: Digest) -> io.FileIO:
+def open_locked(path: Path, digest: Digest) -> io.FileIO:
+    """Return the file of a partial layer, made where there is none, for this process alone.
+
+    Raises:
+        PartialBusy: it is open already, here or in another process.
+        OSError: the disk says no.
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         descriptor = os.open(path, flags, PRIVATE)
