@@ -40,9 +40,10 @@ The message says what failed, where and what was found; `hint` says what to do a
     │   └── ChunksCorrupt
     ├── FetchStalled
     ├── LayerTooLarge
-    └── RegistryAnswerInvalid
+    └── PeerListingInvalid
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from identity.did import DeviceId
@@ -373,6 +374,32 @@ class FetchStalled(NodeError):
         self.waited_s = waited_s
 
 
+class RepairIncomplete(NodeError):
+    """Nobody who could be asked has what a damaged model lacks; what was found is kept for the next attempt."""
+
+    def __init__(
+        self, name: str, what: str, digest: str, missing_bytes: int, away: Sequence[str], asked: Sequence[str]
+    ) -> None:
+        missing = f"{missing_bytes} bytes are missing" if missing_bytes else "it is missing"
+        if away:
+            who = f"{', '.join(away)} {'has' if len(away) == 1 else 'have'} the model and cannot be reached"
+        elif asked:
+            who = f"{', '.join(asked)} {'does' if len(asked) == 1 else 'do'} not have it"
+        else:
+            who = "no linked device that has it is known"
+        super().__init__(f"{name}, {what} ({digest[:12]}): {missing}; {who}")
+        self.name = name
+        self.what = what
+        self.digest = digest
+        self.missing_bytes = missing_bytes
+        self.away = tuple(away)
+        self.hint = (
+            f"when a device that has it is there, run again: tilenode verify {name} --repair"
+            if away or asked
+            else f"link a device that has it, or fetch or create the model again: tilenode pull {name}"
+        )
+
+
 class LayerTooLarge(NodeError):
     """A manifest names a layer without a chunk map that is larger than what is fetched in one piece."""
 
@@ -395,7 +422,7 @@ class LinkRequestUnknown(NodeError):
         self.request_id = request_id
 
 
-class RegistryAnswerInvalid(NodeError):
+class PeerListingInvalid(NodeError):
     """A linked device's registry answered a listing with something that is none."""
 
     hint = "bring both devices to one version, then try again"

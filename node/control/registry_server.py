@@ -19,7 +19,7 @@ from node.api.registry_answers import answer_error
 from node.control.registry_login import login_file
 from node.control.responses import Emit, EventStream, facts
 from node.control.server import api_url, bind_api_socket, serve_http
-from node.errors import RegistryAnswerInvalid
+from node.errors import PeerListingInvalid
 from node.net.streams import PeerStream
 from node.parts import Node
 from node.peer.registry import REGISTRY_PROTOCOL
@@ -140,11 +140,11 @@ async def _listing(node: Node, peer: LinkedPeer, path: str, key: str) -> list[st
         async for piece in answer.pieces:
             content += piece
             if len(content) > MAX_LISTING_BYTES:
-                raise RegistryAnswerInvalid(peer.did, path)
+                raise PeerListingInvalid(peer.did, path)
     try:
         names = json.loads(content)[key]
     except (ValueError, RecursionError, KeyError, TypeError):
-        raise RegistryAnswerInvalid(peer.did, path) from None
+        raise PeerListingInvalid(peer.did, path) from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise RegistryAnswerInvalid(peer.did, path)
+        raise PeerListingInvalid(peer.did, path)
     return names
