@@ -39,8 +39,11 @@ The message says what failed, where and what was found; `hint` says what to do a
     │   ├── BlobCorrupt
     │   └── ChunksCorrupt
     ├── FetchStalled
+    ├── RepairIncomplete
     ├── LayerTooLarge
     └── PeerListingInvalid
+
+Longer than most files: one table of every named error.
 """
 
 from collections.abc import Sequence
