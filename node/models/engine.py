@@ -24,6 +24,9 @@ from node.models.limits import TimeUsedUp, bounded
 from node.models.sampler import Sampler
 from node.models.templates import render_chat
 from protocol.worker import MAX_NAME_BYTES, MAX_TOKENS, Sampling
+from store.errors import StoreError
+from store.lora import FOLDER as ADAPTER_FOLDER
+from store.lora import read_adapter
 
 # mlx-lm publishes no types for most of what is used here.
 _mlx_lm: Final[Any] = utils
@@ -34,6 +37,7 @@ FALLBACK_CONTEXT_TOKENS: Final = 4096
 # Of the memory that is free, what float32 weights may take; the rest is for the cache and everybody else.
 FLOAT32_SHARE: Final = 0.6
 _MODEL_TYPE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_ADAPTER_LEAVES: Final = frozenset({"lora_a", "lora_b", "m"})
 _CONTEXT_KEYS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
 
 
@@ -70,18 +74,25 @@ class Engine:
     def load(cls, directory: Path) -> "Engine":
         """Return the model in `directory`, every tensor checked against what its architecture needs.
 
+        A LoRA adapter in the folder `adapter` is laid over the weights; it must have exactly the tensors that its
+        config gives the model.
+
         Raises:
             ModelRefused: unknown architecture, missing or extra tensors, damaged files, code instead of a model.
         """
         config = _read_config(directory)
         try:
             model, config = _mlx_lm.load_model(directory, lazy=True, strict=True, trust_remote_code=False)
+            if (adapter := directory / ADAPTER_FOLDER).is_dir():
+                _apply_adapter(model, adapter)
             model = _in_fast_type(model)
             mx.eval(model.parameters())
             tokenizer = _mlx_lm.load_tokenizer(
                 directory, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id")
             )
             return cls(model, tokenizer, config)
+        except ModelRefused:
+            raise
         except Exception as error:  # a model's files can make mlx-lm raise anything; the load is refused
             raise ModelRefused(_one_line(error)) from error
 
@@ -263,6 +274,21 @@ def _read_config(directory: Path) -> dict[str, Any]:
         raise ModelRefused("it brings code of its own (model_file), which is never run")
     _require_architecture(model_type, config)
     return dict(config)
+
+
+def _apply_adapter(model: Any, directory: Path) -> None:
+    # Read with the same checks as at the build: what a peer or a registry sent was not built here.
+    try:
+        adapter = read_adapter(directory)
+    except StoreError as error:
+        raise ModelRefused(_one_line(error)) from error
+    before = dict(tree_flatten(model.parameters()))
+    _mlx_lm.load_adapters(model, str(directory))  # refuses tensors that are extra or of another shape
+    model.eval()
+    after = dict(tree_flatten(model.parameters()))
+    wanted = {name for name in after if name.rpartition(".")[2] in _ADAPTER_LEAVES and name not in before}
+    if missing := sorted(wanted - {tensor.name for tensor in adapter.header.tensors}):
+        raise ModelRefused(f"the adapter lacks {len(missing)} tensors, {missing[0]} among them")
 
 
 def _require_architecture(model_type: str, config: dict[str, Any]) -> None:

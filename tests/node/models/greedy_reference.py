@@ -7,8 +7,8 @@ from typing import Any
 from mlx_lm import load, stream_generate
 
 
-def main(directory: str) -> None:
-    model, tokenizer, *_ = load(directory)
+def main(directory: str, adapter: str | None = None) -> None:
+    model, tokenizer, *_ = load(directory, adapter_path=adapter)
     render: Any = tokenizer.apply_chat_template
     answers = []
     for messages in json.load(sys.stdin):
@@ -18,4 +18,4 @@ def main(directory: str) -> None:
     print(json.dumps(answers))
 
 
-main(sys.argv[1])
+main(*sys.argv[1:3])
