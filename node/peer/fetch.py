@@ -1,6 +1,6 @@
 """Models from linked peers: what they offer, pulling one, and serving what is here (specs/0012)."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
@@ -12,6 +12,7 @@ from node.net.transport import Transport
 from node.peer.gossip import Gossip
 from node.peer.layer_fetch import PATIENCE_S
 from node.peer.pull import Event, Pull, PullParts
+from node.peer.repair import Remotes, Repair
 from node.peer.serving import ArrivingLayers, Serving
 from node.ports import Clock
 from node.threads import Threads
@@ -72,25 +73,48 @@ class Fetch:
         taken up by the next pull. Raises, besides what `Pull.run` does:
             ModelNameInvalid: this is no name.
         """
-        wanted = parse_model_name(name)
-        nicknames = {peer.did: peer.nickname for peer in await self._threads.database(self._peers.list)}
-        send, receive = trio.open_memory_channel[Event](EVENT_BUFFER)
-        failures: list[Exception] = []
+        wanted, nicknames = parse_model_name(name), await self._nicknames()
+        async with _following(lambda send: Pull(self._parts, wanted, from_peer, nicknames, send).run()) as events:
+            yield events
 
-        async def work() -> None:
-            async with send:
-                try:
-                    await Pull(self._parts, wanted, from_peer, nicknames, send).run()
-                except NAMED as error:
-                    failures.append(error)
+    @asynccontextmanager
+    async def repair(self, name: str, remotes: Remotes = lambda _: ()) -> AsyncIterator[AsyncIterator[Event]]:
+        """Give the progress of verifying `name` and putting right what is damaged; leaving the block stops it.
 
-        try:
-            async with trio.open_nursery() as nursery, aclosing(_events(receive, failures)) as events:
-                nursery.start_soon(work)
-                yield events
-                nursery.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            raise _only(group) from None
+        `remotes` gives the registries to be asked where no device has what is missing. The last event has status
+        `success`; a failure is raised by the iterator instead. Raises, besides what `Repair.run` does:
+            ModelNameInvalid: this is no name.
+        """
+        wanted, nicknames = parse_model_name(name), await self._nicknames()
+        async with _following(lambda send: Repair(self._parts, wanted, nicknames, send, remotes).run()) as events:
+            yield events
+
+    async def _nicknames(self) -> dict[DeviceId, str]:
+        return {peer.did: peer.nickname for peer in await self._threads.database(self._peers.list)}
+
+
+@asynccontextmanager
+async def _following(
+    run: Callable[[trio.MemorySendChannel[Event]], Awaitable[None]],
+) -> AsyncIterator[AsyncIterator[Event]]:
+    """Give the events of work that sends them, until it ends; leaving the block stops the work."""
+    send, receive = trio.open_memory_channel[Event](EVENT_BUFFER)
+    failures: list[Exception] = []
+
+    async def work() -> None:
+        async with send:
+            try:
+                await run(send)
+            except NAMED as error:
+                failures.append(error)
+
+    try:
+        async with trio.open_nursery() as nursery, aclosing(_events(receive, failures)) as events:
+            nursery.start_soon(work)
+            yield events
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise _only(group) from None
 
 
 async def _events(receive: trio.MemoryReceiveChannel[Event], failures: list[Exception]) -> AsyncGenerator[Event, None]:
