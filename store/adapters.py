@@ -1,125 +1,106 @@
 """ADAPTER at the build: found, checked against the model it is for, and stored as layers of it (specs/0009)."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
+from protocol.build_record import ResolvedSource, SourceDigest
 from protocol.digest import digest_of
-from protocol.errors import ModelNameInvalid
 from protocol.manifest import WEIGHT, WEIGHT_CONFIG, Layer
-from protocol.model_name import parse_model_name
-from protocol.modelfile import Modelfile
-from store.disk import disk_errors, open_regular
-from store.errors import AdapterInvalid, AdapterUnknown
-from store.ingest import ingest_file
+from store.bases import Places, located_layers
+from store.errors import AdapterInvalid, AdapterUnknown, BaseUnknown, FormatUnsupported, SourceEscapes
+from store.fetched import Report
+from store.layers import Progress, StoredLayer, read_layer_header, store_file
 from store.leases import Lease
 from store.lora import (
     CONFIG,
     FOLDER,
-    MAX_CONFIG_BYTES,
+    PEFT_REASON,
+    PEFT_WEIGHTS,
     WEIGHTS,
     Adapter,
     check_adapter,
-    check_tensors,
     encode_adapter_config,
-    parse_adapter_config,
-    read_adapter,
+    read_adapter_files,
 )
-from store.models import ModelStore
-from store.safetensors import SafetensorsHeader, read_header
+from store.models import ModelStore, StoredModel
+from store.sources import FileAt, Origin, SourceFile
 
 ADAPTER_HERE: Final = "./adapter"  # what ADAPTER says in a stored recipe
 WEIGHTS_PATH: Final = f"{FOLDER}/{WEIGHTS}"
 CONFIG_PATH: Final = f"{FOLDER}/{CONFIG}"
-_PATH_STARTS: Final = (".", "/", "~")
 
 
-def find_adapter(store: ModelStore, adapter: str, base_dir: Path) -> Adapter:
-    """Return the adapter that ADAPTER names: a path, the stored model that has it, or a directory in `base_dir`.
+@dataclass(frozen=True)
+class FoundAdapter:
+    """A checked adapter, where its files lie, and where they came from."""
 
-    Paths begin with `.`, `/` or `~`; relative ones start at `base_dir`. A path may also be that of the weights.
+    adapter: Adapter
+    weights: FileAt
+    origin: Origin
+
+
+def find_adapter(places: Places, name: str) -> FoundAdapter:
+    """Return the adapter that ADAPTER names, found as FROM is: a path, a stored model that has one, a repository.
+
+    A path may also be that of the weights in their directory.
 
     Raises:
-        AdapterUnknown: there is none.
+        AdapterUnknown: there is nothing of that name.
+        SourceEscapes: a symbolic link leads out of its directory.
         AdapterInvalid, FormatUnsupported, SafetensorsInvalid, WeightsNotFinite: it is there and cannot be used.
+        HubError: it may be elsewhere, and that place does not give it.
     """
-    if not adapter.startswith(_PATH_STARTS) and (stored := _stored_adapter(store, adapter)):
-        return stored
     try:
-        path = base_dir / Path(adapter).expanduser()
-    except RuntimeError:  # the home of a user whom this machine does not know
-        raise AdapterUnknown(adapter) from None
-    with disk_errors(path):
-        directory = path.parent if path.name == WEIGHTS and path.is_file() else path
-        if not directory.is_dir():
-            raise AdapterUnknown(adapter)
-    return read_adapter(directory)
+        found = places.locate(name.removesuffix(f"/{WEIGHTS}"))
+    except BaseUnknown:
+        raise AdapterUnknown(name) from None
+    if isinstance(found, StoredModel):
+        found = located_layers(places.store, found, adapter_layers(found.layers))
+    files = {path.removeprefix(f"{FOLDER}/"): at for path, at in found.files.items()}
+    if PEFT_WEIGHTS in files and WEIGHTS not in files:
+        raise FormatUnsupported(PEFT_WEIGHTS, PEFT_REASON)
+    for file in (CONFIG, WEIGHTS):
+        if file not in files:
+            raise AdapterInvalid(file, f"is not in {found.origin.name}")
+        _require_inside(file, files[file])
+    adapter = read_adapter_files(files[CONFIG].path, files[WEIGHTS].path)
+    return FoundAdapter(adapter, files[WEIGHTS], found.origin)
 
 
-def adapter_layers(store: ModelStore, adapter: Adapter, lease: Lease) -> tuple[Layer, ...]:
-    """Store an adapter and return its layers; what is in the store already is only leased.
+def store_adapter(
+    store: ModelStore, lease: Lease, found: FoundAdapter, base: Iterable[Layer], report: Report
+) -> tuple[tuple[StoredLayer, ...], ResolvedSource]:
+    """Store the adapter for a model whose layers are `base`; return its layers and what is recorded of it.
 
     Raises:
-        WeightsNotFinite, SourceInvalid: the file changed since it was checked.
+        AdapterMismatch: it was made for another model.
+        LayerCorrupt, SourceInvalid, WeightsNotFinite: its weights are not what was promised, or changed meanwhile.
         DiskFull, DiskFailed: it was not stored.
     """
-    config = encode_adapter_config(adapter.config)
+    weights = [layer for layer in base if layer.media_type == WEIGHT and not is_adapter(layer)]
+    check_adapter(found.adapter, (read_layer_header(store.blobs, layer) for layer in weights))
+    config = encode_adapter_config(found.adapter.config)
     lease.add(digest_of(config))
     config_layer = Layer(store.blobs.publish_bytes(config), len(config), WEIGHT_CONFIG, CONFIG_PATH)
-    if isinstance(adapter.weights, Layer):
-        pin = adapter.weights.chunk_map
-        lease.add(adapter.weights.digest, *((pin.digest,) if pin else ()))
-        return config_layer, adapter.weights
-    with disk_errors(adapter.weights), open_regular(adapter.weights) as file:
-        size = adapter.weights.stat().st_size
-        ingested = ingest_file(store.blobs, lease, file, size, WEIGHTS_PATH, WEIGHT, adapter.header)
-    if ingested.chunk_map:
-        store.chunks.add(ingested.blob.digest, ingested.chunk_map)
-    return config_layer, Layer(ingested.blob.digest, size, WEIGHT, WEIGHTS_PATH, ingested.annotations)
+    path = found.weights.path.resolve()
+    size = path.stat().st_size
+    file = SourceFile(path, WEIGHTS_PATH, WEIGHT, size, found.adapter.header, found.weights.digest)
+    layers = (StoredLayer(config_layer), store_file(store, lease, file, Progress(report, "storing", size)))
+    digests = tuple(SourceDigest(x.layer.filepath, x.layer.digest, x.layer.size) for x in layers)
+    return layers, ResolvedSource(found.origin.kind, found.origin.name, found.origin.revision, digests)
 
 
-def with_adapter(
-    store: ModelStore, adapter: Adapter | None, recipe: Modelfile, layers: Sequence[Layer], lease: Lease
-) -> tuple[Modelfile, tuple[Layer, ...]]:
-    """Return recipe and layers of a model with `adapter` in the place of the one that its base may have had.
-
-    With None the base's own stays. Raises as `check_adapter` and `adapter_layers`.
-    """
-    if adapter is None:
-        return recipe, tuple(layers)
-    check_adapter(adapter, weight_headers(store, layers))
-    return replace(recipe, adapter=ADAPTER_HERE), (*without_adapter(layers), *adapter_layers(store, adapter, lease))
+def is_adapter(layer: Layer) -> bool:
+    """Return whether `layer` is a file of a model's adapter."""
+    return layer.filepath.startswith(f"{FOLDER}/")
 
 
-def without_adapter(layers: Iterable[Layer]) -> tuple[Layer, ...]:
-    """Return `layers` without those of an adapter."""
-    return tuple(layer for layer in layers if not layer.filepath.startswith(f"{FOLDER}/"))
+def adapter_layers(layers: Iterable[Layer]) -> list[Layer]:
+    """Return the layers of a model's adapter; none where it has none."""
+    return [layer for layer in layers if is_adapter(layer)]
 
 
-def weight_headers(store: ModelStore, layers: Iterable[Layer]) -> list[SafetensorsHeader]:
-    """Return the headers of a stored model's weights, without its adapter's.
-
-    Raises:
-        BlobMissing, SafetensorsInvalid: one is gone or cannot be read.
-    """
-    weights = [layer for layer in without_adapter(layers) if layer.filepath.endswith(".safetensors")]
-    return [read_header(store.layout.blob_path(layer.digest)) for layer in weights]
-
-
-def _stored_adapter(store: ModelStore, adapter: str) -> Adapter | None:
-    try:
-        name = parse_model_name(adapter)
-    except ModelNameInvalid:
-        return None
-    if store.refs.get(name) is None:
-        return None
-    manifest = store.resolve(name).manifest
-    config, weights = manifest.layer(CONFIG_PATH), manifest.layer(WEIGHTS_PATH)
-    if config is None or weights is None:
-        raise AdapterInvalid(adapter, "the model of that name has no adapter")
-    parsed = parse_adapter_config(store.blobs.read(config.digest, MAX_CONFIG_BYTES))
-    store.blobs.verify(weights.digest)
-    header = read_header(store.layout.blob_path(weights.digest))
-    check_tensors(parsed, header)
-    return Adapter(parsed, header, weights)
+def _require_inside(name: str, at: FileAt) -> None:
+    if at.within is not None and not at.path.resolve().is_relative_to(at.within.resolve()):
+        raise SourceEscapes(name)

@@ -27,6 +27,7 @@ from protocol.manifest import (
     CONFIG_MEDIA_TYPE,
     CREATED,
     DOC,
+    MIR,
     WEIGHT,
     Descriptor,
     Layer,
@@ -38,9 +39,10 @@ from protocol.model_config import ModelConfig, encode_config
 from protocol.model_name import ModelName, format_model_name
 from protocol.modelfile import Modelfile, format_modelfile, inherit_modelfile
 from protocol.quantization import Quantization
+from store.adapters import ADAPTER_HERE, adapter_layers, find_adapter, is_adapter, store_adapter
 from store.bases import Bases, LocalBases, Located, Places, located_layers, shown_path
 from store.disk import require_space
-from store.errors import InstructionUnsupported, SourceInvalid, SourceMissing
+from store.errors import SourceInvalid, SourceMissing
 from store.fetched import Report
 from store.layers import Progress, StoredLayer, hash_source, known_layers, store_file
 from store.leases import Lease
@@ -130,14 +132,11 @@ def build_model(
     the work is, and may raise to stop it.
 
     Raises:
-        BuildRefused: FROM is nothing that can be built from, or the weights cannot be packed as asked.
+        BuildRefused: FROM or ADAPTER is nothing that can be built from, or the weights cannot be packed as asked.
         SafetensorsInvalid: a weight file is cut off or otherwise not what its header says.
         LayerCorrupt: a file is not what was promised.
         DiskFull, DiskFailed: nothing was named; what was stored is not in anybody's way.
     """
-    for instruction, value in (("ADAPTER", request.modelfile.adapter), ("MIR", request.modelfile.mir)):
-        if value is not None:
-            raise InstructionUnsupported(instruction)
     lease = store.leases.take()
     try:
         places = Places(store, request.base_dir, bases, lease, report, bool(request.name.version), known or {})
@@ -186,7 +185,7 @@ class _Build:
         self._lease = places.lease
 
     def run(self) -> BuiltModel:
-        parts = self._parts()
+        parts = self._parts_with_adapter()
         request = self._request
         created_s = request.created_s if request.created_s is not None else parts.time_s or 0
         record = BuildRecord(
@@ -199,13 +198,15 @@ class _Build:
             content=content_digest(row for taken in parts.taken for row in taken.tensors),
         )
         recipe = replace(inherit_modelfile(parts.recipe, request.modelfile), base=HERE)
+        recipe = replace(recipe, adapter=ADAPTER_HERE) if recipe.adapter else recipe
         layers = (
             *(taken.layer for taken in parts.taken),
             self._document(MODELFILE, format_modelfile(recipe).encode()),
             self._document(BUILD_RECORD, encode_build_record(record)),
         )
         layers = tuple(sorted(layers, key=lambda layer: layer.filepath))
-        manifest = self._publish(layers, parts.config, created_s)
+        annotations = {CREATED: format_time(created_s), **({MIR: recipe.mir} if recipe.mir else {})}
+        manifest = self._publish(layers, parts.config, created_s, annotations)
         self._lease.until_named = manifest
         attested = AttestedBuild(
             sources=tuple(artifact for source in parts.sources for artifact in _artifacts(source)),
@@ -220,16 +221,30 @@ class _Build:
         )
         return BuiltModel(manifest, attested, record, layers, self._lease)
 
+    def _parts_with_adapter(self) -> _Parts:
+        """Return the parts with the adapter of the recipe, in the place of the one that the base may have."""
+        name = self._request.modelfile.adapter
+        if name is None:
+            return self._parts()
+        adapter = find_adapter(self._places, name)  # before a large base is read for nothing
+        parts = self._parts()
+        taken = tuple(stored for stored in parts.taken if not is_adapter(stored.layer))
+        layers = (stored.layer for stored in taken)
+        own, source = store_adapter(self._store, self._lease, adapter, layers, self._places.report)
+        return replace(parts, taken=(*taken, *own), sources=(*parts.sources, source))
+
     def _parts(self) -> _Parts:
         base = self._places.locate(self._request.modelfile.base)
         tokenizer = self._tokenizer()
         if isinstance(base, StoredModel):
             if self._request.quantization is Quantization.NONE and tokenizer is None:
                 return self._stored(base)
-            parts = self._from_files(
-                located_layers(self._store, base, (x for x in base.layers if x.filepath not in _OWN_FILES)), tokenizer
-            )
-            return replace(parts, recipe=base.modelfile, time_s=self._time_of(base))
+            weights = (x for x in base.layers if x.filepath not in _OWN_FILES and not is_adapter(x))
+            parts = self._from_files(located_layers(self._store, base, weights), tokenizer)
+            kept = adapter_layers(base.layers)
+            progress = Progress(self._places.report, "reading", sum(layer.size for layer in kept))
+            adapter = known_layers(self._store, self._lease, kept, progress)
+            return replace(parts, taken=(*parts.taken, *adapter), recipe=base.modelfile, time_s=self._time_of(base))
         return self._from_files(base, tokenizer)
 
     def _stored(self, base: StoredModel) -> _Parts:
@@ -323,12 +338,14 @@ class _Build:
         self._lease.add(digest_of(content))
         return Layer(self._store.blobs.publish_bytes(content), len(content), DOC, filepath)
 
-    def _publish(self, layers: tuple[Layer, ...], config: ModelConfig, created_s: int) -> Digest:
+    def _publish(
+        self, layers: tuple[Layer, ...], config: ModelConfig, created_s: int, annotations: Mapping[str, str]
+    ) -> Digest:
         blobs = self._store.blobs
         config_blob = encode_config(config, [layer.digest for layer in layers], created_s)
         self._lease.add(digest_of(config_blob))
         descriptor = Descriptor(blobs.publish_bytes(config_blob), len(config_blob), CONFIG_MEDIA_TYPE)
-        manifest = encode_manifest(Manifest(descriptor, layers, {CREATED: format_time(created_s)}))
+        manifest = encode_manifest(Manifest(descriptor, layers, annotations))
         self._lease.add(digest_of(manifest))
         return blobs.publish_bytes(manifest)
 
@@ -354,7 +371,8 @@ def _artifacts(source: ResolvedSource) -> tuple[Artifact, ...]:
 
 
 def _shown(modelfile: Modelfile) -> Modelfile:
-    return replace(modelfile, base=shown_path(modelfile.base))
+    adapter = None if modelfile.adapter is None else shown_path(modelfile.adapter)
+    return replace(modelfile, base=shown_path(modelfile.base), adapter=adapter)
 
 
 def _tool_versions() -> dict[str, str]:

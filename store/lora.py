@@ -14,7 +14,6 @@ from typing import Final
 
 from protocol.canonical_json import Json, decode_json, encode_json
 from protocol.errors import JsonInvalid
-from protocol.manifest import Layer
 from store.disk import disk_errors, open_regular
 from store.errors import AdapterInvalid, AdapterMismatch, FormatUnsupported
 from store.finite import FiniteCheck
@@ -31,9 +30,9 @@ MAX_KEYS: Final = 1024
 MAX_KEY_CHARS: Final = 256
 BLOCK_BYTES: Final = 4 << 20
 
-_PEFT_WEIGHTS: Final = "adapter_model.safetensors"
+PEFT_WEIGHTS: Final = "adapter_model.safetensors"
 _PEFT_KEYS: Final = frozenset({"peft_type", "target_modules", "lora_alpha", "base_model_name_or_path"})
-_PEFT_REASON: Final = "PEFT's format, only adapters that mlx-lm trained are read"
+PEFT_REASON: Final = "PEFT's format, only adapters that mlx-lm trained are read"
 _LEAVES: Final[Mapping[str, frozenset[str]]] = {
     "lora": frozenset({"lora_a", "lora_b"}),
     "dora": frozenset({"lora_a", "lora_b", "m"}),
@@ -62,11 +61,11 @@ class AdapterConfig:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A checked adapter: its config, its tensors, and where its weights lie (a file, or a layer of the store)."""
+    """A checked adapter: its config, its tensors, and the file that they are in."""
 
     config: AdapterConfig
     header: SafetensorsHeader
-    weights: Path | Layer
+    weights: Path
 
 
 def read_adapter(directory: Path) -> Adapter:
@@ -78,19 +77,20 @@ def read_adapter(directory: Path) -> Adapter:
         SafetensorsInvalid, WeightsNotFinite: the weights are cut off, or not finite.
         DiskFailed: the directory cannot be read.
     """
-    with disk_errors(directory):
-        if (directory / _PEFT_WEIGHTS).exists() and not (directory / WEIGHTS).exists():
-            raise FormatUnsupported(_PEFT_WEIGHTS, _PEFT_REASON)
-        for name in (CONFIG, WEIGHTS):
-            if not (directory / name).is_file():
-                raise AdapterInvalid(name, f"not in {directory}")
-        with open_regular(directory / CONFIG) as file:
-            config = parse_adapter_config(file.read(MAX_CONFIG_BYTES + 1))
-    weights = directory / WEIGHTS
+    for name in (CONFIG, WEIGHTS):
+        if not (directory / name).is_file():
+            raise AdapterInvalid(name, f"not in {directory}")
+    return read_adapter_files(directory / CONFIG, directory / WEIGHTS)
+
+
+def read_adapter_files(config: Path, weights: Path) -> Adapter:
+    """Return the adapter in the two files, wherever they lie. Raises as `read_adapter`."""
+    with disk_errors(config), open_regular(config) as file:
+        parsed = parse_adapter_config(file.read(MAX_CONFIG_BYTES + 1))
     header = read_header(weights)
-    check_tensors(config, header)
+    _check_tensors(parsed, header)
     _check_finite(weights, header)
-    return Adapter(config, header, weights)
+    return Adapter(parsed, header, weights)
 
 
 def parse_adapter_config(data: bytes) -> AdapterConfig:
@@ -109,7 +109,7 @@ def parse_adapter_config(data: bytes) -> AdapterConfig:
     if not isinstance(document, dict):
         raise AdapterInvalid(CONFIG, "expected an object")
     if _PEFT_KEYS & document.keys():
-        raise FormatUnsupported(CONFIG, _PEFT_REASON)
+        raise FormatUnsupported(CONFIG, PEFT_REASON)
     kind = document.get("fine_tune_type", "lora")
     if kind == "full":
         raise FormatUnsupported(CONFIG, "a full fine-tune is no adapter; build FROM its weights instead")
@@ -136,7 +136,7 @@ def encode_adapter_config(config: AdapterConfig) -> bytes:
     return encode_json({"fine_tune_type": config.kind, "num_layers": config.layer_count, "lora_parameters": lora})
 
 
-def check_tensors(config: AdapterConfig, header: SafetensorsHeader) -> None:
+def _check_tensors(config: AdapterConfig, header: SafetensorsHeader) -> None:
     """Accept tensors that are complete sets of one rank; `keys` and the layer count decide which ones the model has."""
     modules = _modules(header.tensors)
     if not modules:
