@@ -10,6 +10,7 @@ node.errors.NodeError
     │   └── PromptTooLong
     ├── ServerBusy           the queue of this model is full
     ├── ModelRefused         the model's files cannot be served
+    ├── ConversionRefused    the model's weights cannot be converted as asked
     └── WorkerFailed         the model worker process let this request down
         ├── WorkerNotStarted
         ├── WorkerCrashed
@@ -101,6 +102,10 @@ class ModelRefused(ModelError):
         self.reason = reason
 
 
+class ConversionRefused(ModelError):
+    """The model's weights cannot be converted as asked; raised only in the process that converts."""
+
+
 class WorkerFailed(ModelError):
     """The model worker process let this request down; the next request starts a fresh one."""
 
@@ -119,7 +124,7 @@ class WorkerCrashed(WorkerFailed):
     hint = "ask again: a fresh worker starts; if it happens each time, the model may need more memory than there is"
 
     def __init__(self, returncode: int, during: str) -> None:
-        super().__init__(f"the model worker {_ending(returncode)} while {during}")
+        super().__init__(f"the model worker {describe_exit(returncode)} while {during}")
         self.returncode = returncode
         self.during = during
         if returncode > 0:
@@ -155,7 +160,8 @@ class AnswerFailed(WorkerFailed):
         self.reason = reason
 
 
-def _ending(returncode: int) -> str:
+def describe_exit(returncode: int) -> str:
+    """Return how a process ended, in words that follow its name."""
     if returncode >= 0:
         return f"ended with exit code {returncode}"
     try:

@@ -166,7 +166,7 @@ class Worker:
                 stderr=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 cwd=scratch,
-                env=_environment(scratch),
+                env=worker_environment(scratch),
                 start_new_session=True,  # Ctrl-C at the terminal is for the node, which then ends the worker
             )
         self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
@@ -272,7 +272,8 @@ def _wait(process: "subprocess.Popen[bytes]") -> int:
         return process.wait()
 
 
-def _environment(scratch: Path) -> Mapping[str, str]:
+def worker_environment(scratch: Path) -> Mapping[str, str]:
+    """Return all of the environment that a process for a stranger's model gets; `scratch` is its home."""
     # Nothing of the node's own environment: no home, no proxies, no tokens, no library overrides.
     return {
         "PATH": os.defpath,
