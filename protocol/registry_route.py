@@ -105,10 +105,10 @@ def parse_route(path: str) -> Route:
         return Root()
     if path == f"{PREFIX}/_catalog":
         return Catalog()
-    *head, kind, reference = path.removeprefix(f"{PREFIX}/").split("/")
-    repository = "/".join(head)
-    if not is_registry_path(path) or kind not in ("tags", "manifests", "blobs", "referrers") or not repository:
+    parts = path.removeprefix(f"{PREFIX}/").rsplit("/", 2)
+    if not is_registry_path(path) or len(parts) < 3 or parts[1] not in ("tags", "manifests", "blobs", "referrers"):
         raise RouteInvalid("UNSUPPORTED", "no such route")
+    repository, kind, reference = parts
     try:
         check_repository(repository)
     except OciNameInvalid as error:
