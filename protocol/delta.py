@@ -22,7 +22,7 @@ METHOD: Final = 1
 ZSTD_LEVEL: Final = 3
 
 BLOCK_BYTES: Final = 1 << 20
-MAX_REGIONS: Final = 1 << 17
+MAX_REGIONS: Final = 2 * 32_768 + 1  # two a tensor, and the file's header
 MAX_TARGET_BYTES: Final = 1 << 50
 WIDTHS: Final = (1, 2, 4, 8)
 LENGTH_BYTES: Final = 4  # before each frame, u32be
@@ -88,10 +88,10 @@ def encode_delta_header(header: DeltaHeader) -> bytes:
 
 
 def delta_header_bytes(prefix: bytes) -> int:
-    """Return the whole header's length from its first 96 bytes: at most 3 MiB.
+    """Return the whole header's length from its first 96 bytes: at most 1.5 MiB.
 
     Raises:
-        DeltaInvalid: fewer bytes, another format or version, more than 131,072 regions.
+        DeltaInvalid: fewer bytes, another format or version, more than 65,537 regions.
     """
     if len(prefix) < _FIXED.size:
         raise DeltaInvalid("header", f"cut off after {len(prefix)} bytes")
@@ -187,8 +187,8 @@ def _check(header: DeltaHeader) -> None:
     for number, region in enumerate(header.regions):
         if region.width not in WIDTHS or region.length <= 0 or region.length % region.width:
             raise DeltaInvalid(f"region {number}", f"{region.length} bytes in items of {region.width}")
-        if region.base_offset is not None and region.base_offset + region.length > header.base_size:
-            raise DeltaInvalid(f"region {number}", f"lies beyond the base of {header.base_size} bytes")
+        if region.base_offset is not None and not 0 <= region.base_offset <= header.base_size - region.length:
+            raise DeltaInvalid(f"region {number}", f"lies outside the base of {header.base_size} bytes")
         total += region.length
     if total != header.target_size or total > MAX_TARGET_BYTES:
         raise DeltaInvalid("regions", f"cover {total} bytes of {header.target_size}")
