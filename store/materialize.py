@@ -36,6 +36,8 @@ def materialize(blobs: Blobs, digest: Digest, manifest: Manifest) -> Path:
     target = layout.materialized_path(digest)
     with layout.materializing:
         if _stamped(layout.stamp_path(digest)) == _facts(target, manifest.layers):
+            with disk_errors(target):
+                os.utime(layout.stamp_path(digest))  # in use since now: see store.reach
             return target
         for layer in manifest.layers:
             blobs.verify(layer.digest)
@@ -71,7 +73,12 @@ def _make(blobs: Blobs, target: Path, layers: tuple[Layer, ...]) -> None:
     fresh.replace(target)
 
 
-def _reflink(blob: Path, path: Path) -> None:
+def reflink(blob: Path, path: Path) -> None:
+    """Make the new file `path`, which shares the blob's bytes until one of the two is written.
+
+    Raises:
+        OSError: not on this file system, or not between these two.
+    """
     if sys.platform == "darwin":
         if ctypes.CDLL(None, use_errno=True).clonefile(os.fsencode(blob), os.fsencode(path), 0) != 0:
             raise OSError(ctypes.get_errno(), "clonefile")
@@ -97,7 +104,7 @@ def _copy(blob: Path, path: Path) -> None:
 
 
 # In this order: a reflink shares no byte that can be changed, a hard link does, a symbolic link can dangle.
-WAYS: Final[tuple[Callable[[Path, Path], None], ...]] = (_reflink, _hardlink, _symlink)
+WAYS: Final[tuple[Callable[[Path, Path], None], ...]] = (reflink, _hardlink, _symlink)
 
 
 def _place(blob: Path, path: Path) -> None:

@@ -1,7 +1,7 @@
 """The model store: names, manifests, blobs and chunks as one thing."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,13 +23,15 @@ from store.errors import (
     RefCorrupt,
     StoreError,
     VersionAmbiguous,
+    VersionPinned,
     VersionUnknown,
 )
+from store.gc import free
 from store.layout import Layout
 from store.leases import Lease, Leases
-from store.materialize import materialize, remove_materialized
+from store.materialize import materialize
 from store.provenance import ProvenanceFiles
-from store.reach import blobs_needed, closure
+from store.reach import closure
 from store.refs import RefEntry, Refs, Version
 
 MODELFILE: Final = "Modelfile"
@@ -72,12 +74,16 @@ class VerifyReport:
 
 @dataclass(frozen=True)
 class RemoveReport:
-    """A name that is gone, and what went with it: blobs that nothing else needs."""
+    """A name or version that is gone, how many versions that were, and what went with them: what nothing else needs.
+
+    `digest` is the manifest of the newest of them, None where the name could not be read.
+    """
 
     name: ModelName
     digest: Digest | None
     freed_blobs: int
     freed_bytes: int
+    versions: int = 1
 
 
 class ModelStore:
@@ -205,20 +211,37 @@ class ModelStore:
             raise faults[0]
         return VerifyReport(name, digest, 1 + len(needed), total)
 
-    def remove(self, name: ModelName) -> RemoveReport:
-        """Forget `name` and free what only it needed: not what another name, a lease or another program's entry needs.
+    def remove(self, name: ModelName, *, force: bool = False) -> RemoveReport:
+        """Forget `name` with all its versions, and free what only they needed.
+
+        What another name, a release, a lease or another program's entry needs stays. A pinned version keeps the name,
+        unless `force` says otherwise.
 
         Raises:
             ModelUnknown: there is no such name.
+            VersionPinned: a version is pinned; nothing was removed.
             DiskFailed: the disk says no; what was not freed yet stays.
         """
         with self.layout.lock:
-            digest = self._digest_if_readable(name)
+            history = self._history_if_readable(name)
+            pinned = [version.number for version in history if version.pinned]
+            if pinned and not force:
+                raise VersionPinned(format_model_name(name), pinned[-1])
             if not self.refs.delete(name):
                 raise ModelUnknown(format_model_name(name), self._nearest(name))
-            if digest is None:
-                return RemoveReport(name, None, 0, 0)
-            return self._free(name, digest)
+            return self._free(name, history)
+
+    def remove_version(self, name: ModelName, text: str) -> RemoveReport:
+        """Forget one version of `name`, given as in `find_version`, and free what only it needed.
+
+        Raises:
+            ModelUnknown, VersionUnknown, VersionAmbiguous: there is none, or several begin so.
+            VersionCurrent, VersionPinned: it is what the name stands for, or pinned; nothing was removed.
+            RefCorrupt, DiskFailed: the name cannot be read; the disk says no.
+        """
+        with self.layout.lock:
+            version = self.find_version(name, text)
+            return self._free(name, [self.refs.forget_version(name, version.number)])
 
     def require_space(self, needed_bytes: int) -> None:
         """Accept when `needed_bytes` more fit on the store's disk.
@@ -237,7 +260,7 @@ class ModelStore:
         with self.layout.lock:
             digests = lease.digests
             lease.release()
-            return sum(self._free_blobs(digests).values())
+            return sum(free(self, digests).values())
 
     def tidy(self) -> int:
         """Put right what a kill has left: unfinished files, `index.json`, chunks not in the index.
@@ -245,7 +268,7 @@ class ModelStore:
         For the one process that holds the store, at its start. Returns how many leftover files were removed.
         """
         with self.layout.materializing:
-            removed = remove_orphans(self.layout.temporary)
+            removed = remove_orphans(self.layout.temporary) + self.leases.remove_dead()
         self.refs.write_indexes()
         known = self.chunks.blobs()
         for model in self.list():
@@ -317,32 +340,18 @@ class ModelStore:
         except UnicodeDecodeError as error:
             raise ManifestInvalid(MODELFILE, f"no UTF-8 at byte {error.start}") from None
 
-    def _digest_if_readable(self, name: ModelName) -> Digest | None:
+    def _history_if_readable(self, name: ModelName) -> tuple[Version, ...]:
         try:
-            return self.refs.get(name)
+            return self.refs.history(name)
         except RefCorrupt:
-            return None
+            return ()
 
-    def _free(self, name: ModelName, manifest: Digest) -> RemoveReport:
-        """Free what only `manifest` needed: the manifest first, so that a kill leaves no manifest without its blobs."""
-        sizes = self._free_blobs(closure(self.blobs, manifest))
-        if manifest in sizes:
-            remove_materialized(self.blobs, manifest)
-            self.provenance.remove(manifest)
-        return RemoveReport(name, manifest, len(sizes), sum(sizes.values()))
-
-    def _free_blobs(self, digests: Iterable[Digest]) -> dict[Digest, int]:
-        """Delete those that nothing needs, in order; return the bytes of each that went."""
-        needed = blobs_needed(self.blobs, self.refs)
-        if needed is None:  # some name's manifest cannot be read, so what it needs is unknown: keep everything
-            return {}
-        kept = needed | self.leases.held()
-        sizes = {}
-        for digest in digests:
-            if digest not in kept:
-                self.chunks.remove(digest)
-                sizes[digest] = self.blobs.delete(digest)
-        return sizes
+    def _free(self, name: ModelName, versions: Sequence[Version]) -> RemoveReport:
+        """Free what only these versions needed: the manifests first, so that a kill leaves none without its blobs."""
+        manifests = list(dict.fromkeys(version.digest for version in reversed(versions)))
+        blobs = [blob for manifest in manifests for blob in closure(self.blobs, manifest)[1:]]
+        sizes = free(self, dict.fromkeys((*manifests, *blobs)))
+        return RemoveReport(name, manifests[0] if manifests else None, len(sizes), sum(sizes.values()), len(versions))
 
     def _index(self, layer: Layer) -> None:
         try:

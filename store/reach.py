@@ -1,64 +1,168 @@
-"""Which blobs are needed, by which manifest."""
+"""Which blobs are needed, and by what: the one marking that removing, discarding and collecting share (specs/0022)."""
 
 import re
-from typing import Final
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Protocol
 
-from protocol.digest import Digest
-from protocol.errors import ProtocolError
-from protocol.manifest import MAX_MANIFEST_BYTES, parse_manifest
+from protocol.canonical_json import decode_json
+from protocol.digest import Digest, parse_digest
+from protocol.errors import DigestInvalid, JsonInvalid, ProtocolError
+from protocol.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from protocol.model_name import ModelName, format_model_name
 from store.blobs import Blobs
-from store.errors import BlobMissing, StoreError
+from store.disk import disk_errors
+from store.errors import BlobMissing, CollectRefused, StoreError
+from store.layout import Layout
+from store.leases import Leases
+from store.leftovers import is_locked
 from store.refs import Refs
 
 _DIGEST: Final = re.compile(rb"sha256:([0-9a-f]{64})")
+_NO_VERSIONS: Final[Mapping[ModelName, frozenset[int]]] = {}
+
+
+class ReachStore(Protocol):
+    """What marking needs of the model store."""
+
+    @property
+    def layout(self) -> Layout:
+        """Where files lie."""
+
+    @property
+    def blobs(self) -> Blobs:
+        """What may be needed."""
+
+    @property
+    def refs(self) -> Refs:
+        """What people need."""
+
+    @property
+    def leases(self) -> Leases:
+        """What running work needs."""
 
 
 def closure(blobs: Blobs, manifest: Digest) -> tuple[Digest, ...]:
     """Return the manifest and every blob that it names; the manifest alone where it cannot be read."""
+    parsed = read_manifest(blobs, manifest)
+    return (manifest, *(blob.digest for blob in parsed.blobs())) if parsed else (manifest,)
+
+
+def read_manifest(blobs: Blobs, digest: Digest) -> Manifest | None:
+    """Return a stored manifest, None where it is not there or is none."""
     try:
-        parsed = parse_manifest(blobs.read(manifest, MAX_MANIFEST_BYTES))
+        return parse_manifest(blobs.read(digest, MAX_MANIFEST_BYTES))
     except (StoreError, ProtocolError):
-        return (manifest,)
-    return (manifest, *(blob.digest for blob in parsed.blobs()))
-
-
-def blobs_needed(blobs: Blobs, refs: Refs) -> frozenset[Digest] | None:
-    """Return every blob that a name or an entry of another program needs; None when that cannot be told.
-
-    It cannot when a ref or a manifest to which a name leads is unreadable: then nothing may be removed.
-    """
-    entries, unreadable = refs.scan()
-    if unreadable:
         return None
-    needed: set[Digest] = set()
-    for manifest in {version.digest for entry in entries for version in entry.history}:
-        needed.add(manifest)
-        try:
-            parsed = parse_manifest(blobs.read(manifest, MAX_MANIFEST_BYTES))
-        except (StoreError, ProtocolError):
-            return None
-        needed.update(blob.digest for blob in parsed.blobs())
-    return frozenset(needed | _foreign_blobs(blobs, refs))
 
 
-def _foreign_blobs(blobs: Blobs, refs: Refs) -> set[Digest]:
-    """Return what entries of other programs lead to, in any form: every digest that stands in a document counts."""
+def needed_blobs(
+    store: ReachStore,
+    *,
+    used_since_s: float | None = None,
+    without: Mapping[ModelName, frozenset[int]] = _NO_VERSIONS,
+) -> frozenset[Digest]:
+    """Return every blob that must stay; `without` are versions of names that count as forgotten already.
+
+    Roots are every version of every name, the leases of every living process, entries of other programs in
+    `index.json`, layers that are arriving, and models that were materialised since `used_since_s`. From manifests the
+    way leads over config, layers and chunk maps; from anything else over every digest that stands in a document.
+
+    Leases are read first: what a lease lets go because a name has it now is found under the name.
+
+    Raises:
+        CollectRefused: a ref or the manifest of a version cannot be read, so what it needs is unknown.
+        LeaseCorrupt: what another process keeps cannot be read.
+        DiskFailed: the disk says no.
+    """
+    others = {*store.leases.held(), *_arriving(store.layout), *_used(store.layout, used_since_s)}
+    named = _named_blobs(store, without)
+    foreign = {digest for entry in store.refs.foreign_entries() for digest in _digests(str(entry).encode())}
+    return frozenset(named | _led_to(store.blobs, (others | foreign) - named))
+
+
+def subject_of(blobs: Blobs, digest: Digest) -> Digest | None:
+    """Return the manifest to which the document `digest` says that it belongs (its `subject`); None for others."""
+    with suppress(BlobMissing, JsonInvalid, DigestInvalid, KeyError, TypeError):
+        document = decode_json(_document(blobs, digest), MAX_MANIFEST_BYTES, "document")
+        if isinstance(document, dict):
+            return parse_digest(str(document["subject"]["digest"]))
+    return None
+
+
+def documents_closure(blobs: Blobs, digest: Digest) -> set[Digest]:
+    """Return a document and everything to which its digests lead."""
+    return _led_to(blobs, {digest})
+
+
+def _named_blobs(store: ReachStore, without: Mapping[ModelName, frozenset[int]]) -> set[Digest]:
+    entries, unreadable = store.refs.scan()
+    if unreadable:
+        raise CollectRefused(str(unreadable[0].path.relative_to(store.layout.root)), unreadable[0].reason)
     needed: set[Digest] = set()
-    waiting = [digest for entry in refs.foreign_entries() for digest in _digests(str(entry).encode())]
+    for entry in entries:
+        gone = without.get(entry.name, frozenset())
+        for version in entry.history:
+            if version.number in gone or version.digest in needed:
+                continue
+            try:
+                manifest = parse_manifest(store.blobs.read(version.digest, MAX_MANIFEST_BYTES))
+            except (StoreError, ProtocolError) as error:
+                what = f"version {version.number} of {format_model_name(entry.name)}"
+                raise CollectRefused(what, str(error)) from error
+            needed.add(version.digest)
+            needed.update(blob.digest for blob in manifest.blobs())
+    return needed
+
+
+def _led_to(blobs: Blobs, roots: Iterable[Digest]) -> set[Digest]:
+    """Return the roots and what they lead to, in any form: every digest that stands in a document counts."""
+    needed: set[Digest] = set()
+    waiting = list(roots)
     while waiting:
         digest = waiting.pop()
-        if digest in needed:
-            continue
-        needed.add(digest)
-        try:
-            if blobs.size(digest) <= MAX_MANIFEST_BYTES:
-                with blobs.open(digest) as file:
-                    content = file.read(MAX_MANIFEST_BYTES)
-                waiting += _digests(content) if content.lstrip().startswith(b"{") else []
-        except BlobMissing:
-            continue
+        if digest not in needed:
+            needed.add(digest)
+            with suppress(BlobMissing):
+                waiting += _digests(_document(blobs, digest))
     return needed
+
+
+def _document(blobs: Blobs, digest: Digest) -> bytes:
+    """Return a blob that may be JSON, as it lies on the disk; nothing of one that is too large or cannot be."""
+    if blobs.size(digest) > MAX_MANIFEST_BYTES:
+        return b""
+    with blobs.open(digest) as file, disk_errors(blobs.layout.blob_path(digest)):
+        start: bytes = file.read(64)
+        return start + file.read(MAX_MANIFEST_BYTES) if start.lstrip().startswith(b"{") else b""
 
 
 def _digests(content: bytes) -> list[Digest]:
     return [Digest(match.decode()) for match in _DIGEST.findall(content)]
+
+
+def _arriving(layout: Layout) -> set[Digest]:
+    """Return the layers that somebody is fetching now: their files are locked."""
+    with disk_errors(layout.downloads):
+        paths = [path for path in layout.downloads.iterdir() if is_locked(path)]
+    return {digest for path in paths if (digest := _digest_of(path)) is not None}
+
+
+def _used(layout: Layout, since_s: float | None) -> set[Digest]:
+    """Return the models whose files were handed out since then: somebody may be reading them."""
+    used: set[Digest] = set()
+    with disk_errors(layout.materialized):
+        for path in layout.materialized.glob("*.json") if since_s is not None else ():
+            digest = _digest_of(path)
+            with suppress(FileNotFoundError):
+                if digest is not None and path.lstat().st_mtime >= (since_s or 0):
+                    used.add(digest)
+    return used
+
+
+def _digest_of(path: Path) -> Digest | None:
+    try:
+        return parse_digest(path.name.partition(".")[0])
+    except DigestInvalid:
+        return None
