@@ -148,13 +148,23 @@ def stop(invocation: Invocation) -> int:
 
 
 def _stop_node(invocation: Invocation, client: ControlClient) -> int:
+    pid = stop_and_wait(client)
+    invocation.screen.facts({"stopped": True, "pid": pid})
+    invocation.screen.done("the node has stopped", "start it again", "tilenode serve")
+    return ExitCode.OK
+
+
+def stop_and_wait(client: ControlClient) -> int:
+    """Stop the node and return its process id once that has ended.
+
+    Raises:
+        NodeStopFailed: it has not ended after 30 seconds.
+    """
     pid = int(client.get("/v1/ping")["pid"])
     client.post("/v1/stop")
     if not wait_for_exit(pid, STOP_WAIT_S):
         raise NodeStopFailed(pid, STOP_WAIT_S)
-    invocation.screen.facts({"stopped": True, "pid": pid})
-    invocation.screen.done("the node has stopped", "start it again", "tilenode serve")
-    return ExitCode.OK
+    return pid
 
 
 def list_loaded(invocation: Invocation) -> int:
