@@ -15,7 +15,7 @@ from node.models.requests import ModelDetails
 from node.ports import Clock, Entropy
 from node.threads import Threads
 from protocol.chunkmap import ChunkMap
-from protocol.digest import Digest
+from protocol.digest import Digest, short_digest
 from protocol.errors import ModelNameInvalid, ProvenanceInvalid
 from protocol.manifest import Layer
 from protocol.model_name import ModelName, format_model_name, parse_model_name
@@ -38,10 +38,13 @@ Status = Callable[[str], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Checked:
-    """A model of which every byte was hashed again and every signature and proof checked again."""
+    """A model of which every byte was hashed again and every signature and proof checked again.
+
+    `provenance` is None where nobody signed it, as with models from registries that have none.
+    """
 
     model: StoredModel
-    provenance: Provenance
+    provenance: Provenance | None
     chunks: int
     size_bytes: int
 
@@ -132,7 +135,7 @@ class Catalog:
 
         Raises:
             LayerCorrupt, BlobMissing: a byte changed or is gone; what changed is in quarantine.
-            ProvenanceInvalid: nobody signed it, or the proof does not hold.
+            ProvenanceInvalid: it was signed, and the proof does not hold.
             ModelNotFound: there is none.
         """
         model = await self.stored(name)
@@ -172,10 +175,15 @@ class Catalog:
         maps = [chunk_map for layer in model.layers if (chunk_map := self._store.chunk_map(layer)) is not None]
         for chunk_map in maps:
             self._check_chunks(chunk_map)
-        provenance = self.provenance(model.digest)
-        if provenance is None:
-            raise ProvenanceInvalid("bundle", f"nobody signed {format_model_name(model.name)} here")
+        provenance = self._require_provenance(model.digest)
         return Checked(model, provenance, sum(map(len, maps)), report.size_bytes)
+
+    def _require_provenance(self, digest: Digest) -> Provenance | None:
+        """Return the provenance, None for a model that nobody signed; bundles that are there must verify."""
+        found = self.provenance(digest)
+        if found is None and self._store.provenance.all(digest):
+            raise ProvenanceInvalid("bundle", f"what is kept of {short_digest(digest)} does not verify")
+        return found
 
     def _check_chunks(self, chunk_map: ChunkMap) -> None:
         for first in range(0, len(chunk_map), _CHUNK_RUN):
