@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter
 from fastapi.responses import Response
@@ -17,6 +17,8 @@ from protocol.digest import parse_digest
 from protocol.model_name import format_model_name
 from protocol.modelfile import format_modelfile
 
+# What stands in the place of a provenance's facts where nobody signed a model.
+UNSIGNED: Final[dict[str, object]] = {"publisher": "", "publisher_name": "", "signed_name": "", "entries": []}
 Name = Annotated[str, StringConstraints(min_length=1, max_length=330)]
 
 
@@ -156,7 +158,7 @@ class ModelRoutes:
             size_bytes=checked.size_bytes,
             chunks=checked.chunks,
             layers=[layer_facts(layer) for layer in checked.model.layers],
-            **provenance_facts(checked.provenance, await self._names()),
+            **(provenance_facts(checked.provenance, await self._names()) if checked.provenance else UNSIGNED),
         )
 
     async def remove(self, body: NameBody) -> Response:
