@@ -1,4 +1,4 @@
-"""`create`, `list`, `show`, `rm`, `pull`, `verify`: models, here and on linked devices."""
+"""`create`, `list`, `show`, `rm`, `pull`: models, here and on linked devices."""
 
 import time
 from collections.abc import Iterator
@@ -201,20 +201,3 @@ def _follow_pull(screen: Screen, events: Iterator[Facts]) -> Facts:
         elif event.get("status") != "success":
             screen.progress(str(event.get("status", "")))
     return event
-
-
-def verify(invocation: Invocation) -> int:
-    """Hash every byte of a model again and check signatures and log proofs."""
-    with ensure_node(invocation) as client:
-        facts = client.post("/v1/verify", name=invocation.arguments.name)
-    screen = invocation.screen
-    screen.facts(facts)
-    for layer in facts["layers"]:
-        screen.say(f"  {layer['digest'][:12]}  {format_bytes(layer['size_bytes']):>10}  {layer['file']}")
-    screen.done(
-        f"{facts['name']}: {len(facts['layers'])} layers ({format_bytes(facts['size_bytes'])}) hash to their digests; "
-        f"signed by {_publisher(facts)}, both log entries proven under {facts['log_size']} entries",
-        "chat with it",
-        f"tilenode run {facts['name']}",
-    )
-    return ExitCode.OK
