@@ -52,6 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_node_verbs(verbs)
     _add_account_verbs(verbs)
     _add_model_verbs(verbs)
+    _add_storage_verbs(verbs)
+    _add_bundle_verbs(verbs)
     _add_log_verbs(verbs)
     _add_link_verbs(verbs)
     _add_registry_verbs(verbs)
@@ -134,7 +136,6 @@ def _add_account_verbs(verbs: _Verbs) -> None:
     )
     rename = account.add("set-nickname", "account:set_nickname", "change what other devices call this one")
     rename.add_argument("nickname", metavar="NAME")
-    verbs.add("data", "account:data", "say where everything lives, how large it is and what protects it")
 
 
 def _add_model_verbs(verbs: _Verbs) -> None:
@@ -152,15 +153,35 @@ def _add_model_verbs(verbs: _Verbs) -> None:
     pull = verbs.add("pull", "models:pull", "fetch a model from a linked device and verify it")
     pull.add_argument("name", metavar="NAME")
     pull.add_argument("--from", dest="source", metavar="PEER", help="nickname or DID of the device to fetch from")
-    verify = verbs.add(
-        "verify", "models:verify", "hash every byte of a model again and check its signatures and log proofs"
-    )
-    verify.add_argument("name", metavar="NAME")
     ask = verbs.add("run", "run:run_model", "chat with a model, or answer PROMPT and end")
     ask.add_argument("name", metavar="NAME")
     ask.add_argument("prompt", nargs="*", metavar="PROMPT", help="the question; without one it is read from a pipe")
     ask.add_argument("--chat", metavar="ID", help="go on with this chat")
     ask.add_argument("--verbose", action="store_true", help="print the figures of the answer")
+
+
+def _add_storage_verbs(verbs: _Verbs) -> None:
+    verify = verbs.add(
+        "verify", "storage:verify", "hash every byte of a model again and check its signatures and log proofs"
+    )
+    verify.add_argument("name", nargs="?", metavar="NAME")
+    verify.add_argument("--all", action="store_true", help="every model here")
+    verify.add_argument("--repair", action="store_true", help="fetch what is damaged, and only that")
+    data = verbs.group("data", "say where everything lives, how large it is and what protects it", verb="account:data")
+    move = data.add("set-path", "storage:set_path", "move the models to another directory or disk")
+    move.add_argument("directory", metavar="DIR", help="new or empty; run it again after an interruption")
+    move.add_argument("--yes", action="store_true", help="a node that runs may stop, and is started again after")
+
+
+def _add_bundle_verbs(verbs: _Verbs) -> None:
+    export = verbs.add("export", "bundles:export", "write models into a directory that is carried to another device")
+    export.add_argument("names", nargs="+", metavar="NAME")
+    export.add_argument("--to", type=Path, required=True, metavar="DIR", help="a new or empty directory")
+    export.add_argument("--since", metavar="NAME", help="leave out what this model or release has: it is there already")
+    take = verbs.add("import", "bundles:take", "take models in that another device has exported")
+    take.add_argument("directory", type=Path, metavar="DIR")
+    take.add_argument("--yes", action="store_true", help="accept the devices that signed, whoever they are")
+    take.add_argument("--trust", action="append", default=[], metavar="DID", help="accept this device; repeatable")
 
 
 def _add_log_verbs(verbs: _Verbs) -> None:
