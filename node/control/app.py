@@ -8,6 +8,7 @@ from node.control.link import LinkRoutes
 from node.control.models import ModelRoutes
 from node.control.node import NodeRoutes
 from node.control.registry_server import RegistryServerRoutes
+from node.control.repair import RepairRoutes
 from node.control.responses import handle_errors
 from node.parts import Node
 
@@ -24,6 +25,7 @@ def build_control(node: Node) -> FastAPI:
         LinkRoutes(node),
         ChatRoutes(node),
         RegistryServerRoutes(node),
+        RepairRoutes(node),
     ):
         app.include_router(routes.router())
     return app

@@ -1,0 +1,44 @@
+"""Control route for repairs: a model verified, and what is damaged of it put right."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from node.control.models import NameBody
+from node.control.responses import Emit, EventStream
+from node.parts import Node
+from node.peer.repair import Remote
+from protocol.digest import parse_digest
+from protocol.model_name import ModelName
+from store.repair_registry import open_registry, registries_of
+
+
+class RepairRoutes:
+    """The route, a few lines over the fetch service."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def router(self) -> APIRouter:
+        """Return the route for mounting."""
+        router = APIRouter()
+        router.add_api_route("/v1/repair", self.repair, methods=["POST"], response_model=None)
+        return router
+
+    async def repair(self, body: NameBody) -> Response:
+        """Hash everything again and put right what is damaged; leaving the stream stops it, what was found stays."""
+
+        async def produce(emit: Emit) -> None:
+            async with self._node.fetch.repair(body.name, self._registries) as events:
+                async for event in events:
+                    # Digests are bare everywhere in this API.
+                    await emit({k: parse_digest(str(v)) if k == "digest" else v for k, v in event.items()})
+
+        return EventStream(produce, self._node.stopping)
+
+    def _registries(self, name: ModelName) -> Sequence[AbstractContextManager[Remote]]:
+        """Return the registries from which versions of the model came; blocking."""
+        store = self._node.store
+        return [open_registry(reference, None, lambda: None) for reference in registries_of(store, name)]
