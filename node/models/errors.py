@@ -7,6 +7,7 @@ node.errors.NodeError
     │   ├── OptionInvalid
     │   ├── CapabilityMissing
     │   ├── TemplateInvalid
+    │   │   └── TemplateForeign
     │   └── PromptTooLong
     ├── ServerBusy           the queue of this model is full
     ├── ModelRefused         the model's files cannot be served
@@ -68,6 +69,16 @@ class TemplateInvalid(RequestRefused):
     def __init__(self, reason: str) -> None:
         super().__init__(f"chat template: {reason}")
         self.reason = reason
+
+
+class TemplateForeign(TemplateInvalid):
+    """A TEMPLATE in the language of another program's Modelfiles."""
+
+    hint = "write TEMPLATE in Jinja, as the model's publisher does, or take it out: then the model's own is used"
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"written in Go's template language ({where}), expected Jinja")
+        self.where = where
 
 
 class PromptTooLong(RequestRefused):

@@ -5,7 +5,9 @@ no file, and bounds its own size; the caller bounds time and memory (`node.model
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, NoReturn, TypeAlias
@@ -17,14 +19,18 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from node.models.errors import TemplateInvalid
+from node.models.errors import TemplateForeign, TemplateInvalid
 
 MAX_TEMPLATE_CHARS: Final = 256 * 1024
 MAX_PROMPT_CHARS: Final = 32 * 1024 * 1024
 MAX_INTEGER_BITS: Final = 4096
 
 # Go's template language, as other programs' Modelfiles use it: fields begin with a dot and blocks end with "end".
-_GO_MARKERS: Final = ("{{ .", "{{.", "{{- .", "{{-.", "{{ if .", "{{- if .", "{{if .", "{{ end }}", "{{- end }}")
+_GO_MARKS: Final = re.compile(
+    r"""\{\{-?\s*(?:(?:if|range|with|else\ if)\s+(?:not\s+|and\s+|or\s+|eq\s+|ne\s+|len\s+|\(+|\$\w*\s*,?\s*)*[.$]"""
+    r"""|[.$]\w*|(?:end|else)\s*-?\}\}|(?:template|block|define)\s+")""",
+    re.VERBOSE,
+)
 
 Message: TypeAlias = Mapping[str, Any]
 
@@ -46,7 +52,7 @@ def render_chat(
     Raises:
         TemplateInvalid: not Jinja, over a cap, or the template itself refused the messages.
     """
-    try:
+    with _refusals():
         pieces = _compile(template).generate(
             messages=messages,
             tools=list(tools) or None,
@@ -57,6 +63,28 @@ def render_chat(
             **special_tokens,
         )
         return _join(pieces)
+
+
+def check_template(template: str) -> None:
+    """Accept a template that `render_chat` can run; what it makes of messages shows when it has some.
+
+    Raises:
+        TemplateForeign: it is written in Go's template language.
+        TemplateInvalid: it is not Jinja, or over a cap.
+    """
+    with _refusals():
+        _compile(template)
+
+
+def is_go_template(template: str) -> bool:
+    """Return whether `template` looks like Go's template language rather than Jinja."""
+    return _GO_MARKS.search(template) is not None
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
     except SecurityError as error:
         raise TemplateInvalid(f"not allowed: {error}") from error
     except jinja2.TemplateSyntaxError as error:
@@ -65,11 +93,6 @@ def render_chat(
         raise TemplateInvalid(str(error)[:300]) from error
     except (RecursionError, MemoryError) as error:
         raise TemplateInvalid("needs more memory than a template may use") from error
-
-
-def is_go_template(template: str) -> bool:
-    """Return whether `template` looks like Go's template language rather than Jinja."""
-    return any(marker in template for marker in _GO_MARKERS)
 
 
 def _join(pieces: Any) -> str:
@@ -87,8 +110,9 @@ def _join(pieces: Any) -> str:
 def _compile(template: str) -> jinja2.Template:
     if len(template) > MAX_TEMPLATE_CHARS:
         raise TemplateInvalid(f"{len(template)} characters, at most {MAX_TEMPLATE_CHARS} are allowed")
-    if is_go_template(template):
-        raise TemplateInvalid("written in Go's template language, expected Jinja")
+    if found := _GO_MARKS.search(template):
+        line = template.count("\n", 0, found.start()) + 1
+        raise TemplateForeign(f"line {line} of it: {found.group()[:40]!r}")
     # The same language that model publishers write for: trimmed blocks, loop controls, {% generation %}.
     sandbox = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     sandbox.filters["tojson"] = _to_json
