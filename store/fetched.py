@@ -1,4 +1,4 @@
-"""What FROM can name beyond this store and this machine's directories, and the files of it once they are stored here."""
+"""What FROM can name beyond this machine, and its files once they are stored here."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

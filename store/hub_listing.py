@@ -1,5 +1,6 @@
-"""What a model hub lists of a repository, and which of it is fetched: names, sizes and digests are a stranger's words."""
+"""What a model hub lists of a repository, and which of it is fetched: a stranger's names, sizes and digests."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ PREFIX: Final = "hf:"
 MAX_LISTING_BYTES: Final = 32 << 20
 MAX_FILES: Final = 20_000
 MAX_TAKEN_FILES: Final = 1_000
-MAX_FILE_BYTES: Final = 1 << 43
+MAX_FILE_BYTES: Final = 1 << 43  # 8 TiB
 MAX_TEXT_FILE_BYTES: Final = 256 << 20
 MAX_REVISION_CHARS: Final = 200
 
@@ -81,6 +82,11 @@ def is_commit(text: str | None) -> bool:
     return text is not None and _COMMIT.fullmatch(text) is not None
 
 
+def git_oid(content: bytes) -> str:
+    """Return the id that git gives to a file with this content: how a hub names the small files that it lists."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
 def parse_listing(repo: str, revision: str | None, data: bytes) -> tuple[str, tuple[HubFile, ...]]:
     """Return the commit and the files that the hub's answer lists; `revision` is what was asked for.
 
@@ -140,7 +146,7 @@ def with_index(snapshot: Snapshot, chosen: tuple[HubFile, ...], index: bytes) ->
     named = frozenset(shards.values())
     weights = [file for file in snapshot.files if file.path in named and _is_weight(file.path)]
     if missing := sorted(named - {file.path for file in weights}):
-        raise HubAnswerInvalid(snapshot.repo, f"has a {INDEX} that names {ascii(missing[0][:80])}, which is not there")
+        raise HubAnswerInvalid(snapshot.repo, f"has a {INDEX} that names {missing[0][:80]!a}, which is not there")
     return _checked(snapshot, [*(file for file in chosen if not _is_weight(file.path)), *weights])
 
 
@@ -178,8 +184,8 @@ def _file(repo: str, sibling: object) -> HubFile:
     if type(size) is not int or not 0 <= size <= MAX_FILE_BYTES:
         raise HubAnswerInvalid(repo, f"gives {shown} no size that a file can have")
     oid = sibling.get("blobId")
-    git_oid = oid if isinstance(oid, str) and is_commit(oid) and not lfs else None
-    return HubFile(path, size, _sha256(repo, shown, lfs.get("sha256")) if lfs else None, git_oid)
+    object_id = oid if isinstance(oid, str) and is_commit(oid) and not lfs else None
+    return HubFile(path, size, _sha256(repo, shown, lfs.get("sha256")) if lfs else None, object_id)
 
 
 def _sha256(repo: str, shown: str, text: object) -> Digest:
