@@ -6,6 +6,7 @@ named by its digest, and the four others have fixed names.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from identity.did import DeviceId, parse_did
@@ -29,6 +30,7 @@ from protocol.model_name import ModelName, format_model_name, parse_model_name
 from protocol.tlog import HASH_BYTES
 
 VERSION: Final = 1
+PATCH_MAGIC: Final = b"TNBP\x00\x01"  # version 1; then u32be chunk number and the chunk's bytes, again and again
 PAYLOAD_TYPE: Final = "application/vnd.tilenode.bundle.v1+json"
 MAX_INDEX_BYTES: Final = 16 << 20
 MAX_SIGNATURE_BYTES: Final = 4096
@@ -42,8 +44,11 @@ MAX_CREATED_S: Final = 2**33
 _MAX_NOTE_BYTES: Final = 4096
 _MAX_DID_BYTES: Final = 80
 _KEYS: Final = frozenset(
-    {"version", "exporter", "created_s", "models", "blobs", "absent", "bases", "provenance", "logs", "layout", "index"}
-)
+    {
+        "version", "exporter", "created_s", "models", "blobs", "absent", "bases", "parts", "provenance", "logs",
+        "layout", "index",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, order=True)
@@ -63,12 +68,29 @@ class BundledModel:
     provenance: tuple[Digest, ...]
 
 
+class How(StrEnum):
+    """What a part is: a patch holds the chunks that the base lacks, a delta is one of specs/0025."""
+
+    PATCH = "patch"
+    DELTA = "delta"
+
+
+@dataclass(frozen=True)
+class BundledPart:
+    """How an absent blob is made on the other side: the file among the blobs, and the blob that it goes on top of."""
+
+    blob: Digest
+    how: How
+    base: Digest
+    file: Digest
+
+
 @dataclass(frozen=True)
 class BundleIndex:
-    """Everything that is in a bundle; files in digest order, models in name order.
+    """Everything that is in a bundle; files in digest order, models in name order, parts in blob order.
 
-    `absent` are blobs that the models need and that were left out, because the models `bases` (manifest digests) have
-    them. `layout` and `index` are the files `oci-layout` and `index.json`.
+    `absent` are blobs that the models need and that are not carried whole: the models `bases` (manifest digests) have
+    them, or what `parts` go on top of. `layout` and `index` are the files `oci-layout` and `index.json`.
     """
 
     exporter: DeviceId
@@ -77,6 +99,7 @@ class BundleIndex:
     blobs: tuple[BundledFile, ...]
     absent: tuple[BundledFile, ...]
     bases: tuple[Digest, ...]
+    parts: tuple[BundledPart, ...]
     provenance: tuple[BundledFile, ...]
     logs: tuple[BundledFile, ...]
     layout: BundledFile
@@ -114,6 +137,7 @@ def encode_index(index: BundleIndex) -> bytes:
         "blobs": _file_documents(index.blobs),
         "absent": _file_documents(index.absent),
         "bases": [format_oci_digest(base) for base in index.bases],
+        "parts": [_part_document(part) for part in index.parts],
         "provenance": _file_documents(index.provenance),
         "logs": _file_documents(index.logs),
         "layout": _file_document(index.layout),
@@ -143,6 +167,7 @@ def decode_index(data: bytes) -> BundleIndex:
         blobs=_files("blobs", document["blobs"], MAX_BLOBS),
         absent=_files("absent", document["absent"], MAX_BLOBS),
         bases=_digests("bases", document["bases"], MAX_MODELS),
+        parts=_parts(document["parts"]),
         provenance=_files("provenance", document["provenance"], MAX_PROVENANCE),
         logs=_files("logs", document["logs"], MAX_LOGS),
         layout=_file("layout", document["layout"]),
@@ -212,6 +237,10 @@ def _require_whole(index: BundleIndex) -> None:
     twice = carried.intersection(blob.digest for blob in index.absent)
     if twice:
         raise BundleInvalid("absent", f"{min(twice)[:12]} is carried as well")
+    absent = {blob.digest for blob in index.absent}
+    for position, part in enumerate(index.parts):
+        if part.blob not in absent or part.file not in carried or part.base == part.blob:
+            raise BundleInvalid(f"parts[{position}]", "makes a blob that is not absent, or from what is not carried")
     if index.absent and not index.bases:
         raise BundleInvalid("bases", "blobs are left out and no model is named that has them")
     for position, model in enumerate(index.models):
@@ -226,6 +255,15 @@ def _model_document(model: BundledModel) -> Mapping[str, Json]:
         "name": format_model_name(model.name),
         "manifest": format_oci_digest(model.manifest),
         "provenance": [format_oci_digest(digest) for digest in model.provenance],
+    }
+
+
+def _part_document(part: BundledPart) -> Mapping[str, Json]:
+    return {
+        "blob": format_oci_digest(part.blob),
+        "how": part.how.value,
+        "base": format_oci_digest(part.base),
+        "file": format_oci_digest(part.file),
     }
 
 
@@ -256,6 +294,22 @@ def _model(where: str, value: object) -> BundledModel:
         raise BundleInvalid(f"{where}.name", "not the canonical spelling")
     manifest = _digest(f"{where}.manifest", document["manifest"])
     return BundledModel(name, manifest, _digests(f"{where}.provenance", document["provenance"], MAX_PROVENANCE))
+
+
+def _parts(value: object) -> tuple[BundledPart, ...]:
+    parts = tuple(_part(f"parts[{at}]", item) for at, item in enumerate(_list("parts", value, MAX_BLOBS)))
+    blobs = [part.blob for part in parts]
+    if blobs != sorted(set(blobs)):
+        raise BundleInvalid("parts", "two for one blob, or not in blob order")
+    return parts
+
+
+def _part(where: str, value: object) -> BundledPart:
+    document = _object(where, value, frozenset({"blob", "how", "base", "file"}))
+    if document["how"] not in tuple(How):
+        raise BundleInvalid(f"{where}.how", f"{str(document['how'])[:20]!r}, patch and delta are known")
+    blob, base, file = (_digest(f"{where}.{key}", document[key]) for key in ("blob", "base", "file"))
+    return BundledPart(blob, How(str(document["how"])), base, file)
 
 
 def _files(where: str, value: object, limit: int) -> tuple[BundledFile, ...]:
