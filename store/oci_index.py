@@ -84,15 +84,7 @@ class OciIndex:
         return {"version": TAGS_VERSION, "tags": {name: entry["digest"] for name, entry in self._own.items()}}
 
     def _entry(self, name: ModelName, digest: Digest) -> dict[str, Json]:
-        # No colon in a ref.name: some tools split there. The number of parts keeps the names apart.
-        spelling = format_model_name(name).replace(":", "/")
-        return {
-            "mediaType": MANIFEST_MEDIA_TYPE,
-            "artifactType": ARTIFACT_TYPE,
-            "digest": format_oci_digest(digest),
-            "size": self._size_of(digest),
-            "annotations": {REF_NAME: spelling, OWN_REF: _full_name(name)},
-        }
+        return index_entry(name, digest, self._size_of(digest))
 
     def _stats(self) -> tuple[Stat, Stat] | None:
         try:
@@ -100,6 +92,19 @@ class OciIndex:
         except FileNotFoundError:
             return None
         return (index.st_ino, index.st_size, index.st_mtime_ns), (tags.st_ino, tags.st_size, tags.st_mtime_ns)
+
+
+def index_entry(name: ModelName, digest: Digest, size: int) -> dict[str, Json]:
+    """Return what `index.json` says of a name that stands for a manifest of `size` bytes."""
+    # No colon in a ref.name: some tools split there. The number of parts keeps the names apart.
+    spelling = format_model_name(name).replace(":", "/")
+    return {
+        "mediaType": MANIFEST_MEDIA_TYPE,
+        "artifactType": ARTIFACT_TYPE,
+        "digest": format_oci_digest(digest),
+        "size": size,
+        "annotations": {REF_NAME: spelling, OWN_REF: _full_name(name)},
+    }
 
 
 def _full_name(name: ModelName) -> str:
