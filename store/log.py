@@ -23,6 +23,7 @@ from protocol.tiles import (
     grow_tiles,
     hash_reader,
     spans,
+    split_hashes,
     tile_path,
     tiles_of,
 )
@@ -147,6 +148,17 @@ class Log:
                 raise LogEntryUnknown(index, self.size)
             bundle_index, at = divmod(index, TILE_WIDTH)
             return self._read_bundle(bundle_index, min(TILE_WIDTH, self.size - bundle_index * TILE_WIDTH))[at]
+
+    def leaves(self) -> tuple[bytes, list[bytes]]:
+        """Return the newest signed note and the hash of every entry under it: all that proofs are made of.
+
+        Raises:
+            LogDamaged: a tile is missing or broken.
+        """
+        with self._lock:
+            note = self.checkpoint()
+            tiles = [self._read_tile(Tile(0, index, width)) for index, width in spans(0, self.size)]
+            return note, [leaf for tile in tiles for leaf in split_hashes(tile)]
 
     def inclusion_proof(self, index: int, size: int) -> list[bytes]:
         """Return the proof that the first `size` entries include entry `index`.
