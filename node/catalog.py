@@ -17,7 +17,8 @@ from node.threads import Threads
 from protocol.chunkmap import ChunkMap
 from protocol.digest import Digest, short_digest
 from protocol.errors import ModelNameInvalid, ProvenanceInvalid
-from protocol.manifest import Layer
+from protocol.manifest import MIR, Layer
+from protocol.mir import check_pattern, matches, read_mir
 from protocol.model_name import ModelName, format_model_name, parse_model_name
 from protocol.modelfile import Modelfile, parse_modelfile
 from protocol.provenance import Provenance, decode_and_verify_provenance
@@ -110,6 +111,7 @@ class Catalog:
             DiskFull, DiskFailed: the name was not moved.
         """
         parsed, recipe = parse_model_name(name), parse_modelfile(modelfile)
+        await self._threads.store(check_recipe, recipe)
         if parsed == DEMO:
             raise ModelNameInvalid(name, "the name of the embedded model; take another one or another tag")
         if _is_demo(recipe.base):
@@ -199,6 +201,31 @@ def list_models(store: ModelStore) -> Sequence[ServedModel]:
     return models
 
 
+def with_mir(models: Sequence[ServedModel], pattern: str | None) -> Sequence[ServedModel]:
+    """Return the models whose MIR name `pattern` finds; all of them where it is None.
+
+    Raises:
+        MirInvalid: it is no pattern.
+    """
+    if pattern is None:
+        return models
+    check_pattern(pattern)
+    return [model for model in models if model.mir is not None and matches(model.mir, pattern)]
+
+
+def check_recipe(recipe: Modelfile) -> None:
+    """Accept a recipe whose template can run.
+
+    Raises:
+        TemplateInvalid: it is not Jinja; see its subclass for Go's language.
+    """
+    if recipe.template is not None:
+        # Imported here: a node that builds nothing is spared Jinja.
+        from node.models.templates import check_template
+
+        check_template(recipe.template)
+
+
 def load_provenance(store: ModelStore, digest: Digest) -> Provenance | None:
     """Return the verified provenance of a manifest, None where none is kept."""
     bundle = store.provenance.load(digest) if digest else None
@@ -216,6 +243,7 @@ def model_facts(store: ModelStore, model: ServedModel, name_of: Callable[[Device
         "embedded": not model.digest,
         "publisher": provenance.publisher if provenance else "",
         "publisher_name": name_of(provenance.publisher) if provenance else "",
+        "mir": str(model.mir or ""),
     }
 
 
@@ -262,6 +290,7 @@ def _served(model: StoredModel) -> ServedModel:
             parameter_size=model.config.parameter_size,
             quantization_level=model.config.precision,
         ),
+        mir=read_mir(model.manifest.annotations.get(MIR)),
     )
 
 

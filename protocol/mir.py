@@ -117,6 +117,17 @@ def format_mir(mir: Mir) -> str:
     return f"{SCHEME}{mir.domain}.{mir.architecture}.{mir.series}:{mir.compatibility}"
 
 
+def read_mir(text: str | None) -> Mir | None:
+    """Return the name in a manifest's annotation; None where there is none, or one that is not normalised."""
+    if text is None:
+        return None
+    try:
+        mir = parse_mir(text)
+    except MirInvalid:
+        return None  # another program's, or a later schema's; the model is none the worse for it
+    return mir if format_mir(mir) == text else None
+
+
 def normalise_series(text: str) -> str:
     """Return the series that a model's or repository's name stands for; "" where nothing is left of it."""
     before = None
@@ -142,6 +153,15 @@ def matches(mir: Mir, pattern: str) -> bool:
         return any(fnmatchcase(part, domain) for part in parts)
     wanted = (domain, architecture, series, compatibility)
     return all(not want or fnmatchcase(part, want) for part, want in zip(parts, wanted, strict=True))
+
+
+def check_pattern(pattern: str) -> None:
+    """Accept what `matches` takes.
+
+    Raises:
+        MirInvalid: see `matches`.
+    """
+    _pattern_parts(pattern)
 
 
 def _pattern_parts(pattern: str) -> tuple[str, str, str, str]:

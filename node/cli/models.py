@@ -78,7 +78,8 @@ def list_models(invocation: Invocation) -> int:
 
 def _list_local(invocation: Invocation) -> int:
     client = running_node(invocation)
-    facts = client.get("/v1/models") if client is not None else _models_offline(invocation)
+    pattern = {"mir": invocation.arguments.mir} if invocation.arguments.mir else {}
+    facts = client.get("/v1/models", **pattern) if client is not None else _models_offline(invocation)
     invocation.screen.facts(facts)
     rows = [
         (
@@ -90,7 +91,15 @@ def _list_local(invocation: Invocation) -> int:
         )
         for model in facts["models"]
     ]
-    invocation.screen.table(("NAME", "MANIFEST", "SIZE", "MODIFIED", "SIGNED BY"), rows)
+    if not invocation.arguments.mir:
+        invocation.screen.table(("NAME", "MANIFEST", "SIZE", "MODIFIED", "SIGNED BY"), rows)
+    elif rows:
+        found = [(*row, model["mir"]) for row, model in zip(rows, facts["models"], strict=True)]
+        invocation.screen.table(("NAME", "MANIFEST", "SIZE", "MODIFIED", "SIGNED BY", "MIR"), found)
+    else:
+        invocation.screen.say(
+            f"no model has a MIR name like {invocation.arguments.mir!r}. To see all, run: tilenode list"
+        )
     return ExitCode.OK
 
 
@@ -101,7 +110,7 @@ def _models_offline(invocation: Invocation) -> Facts:
     # Imported here: the store and the signatures cost 200 ms that a running node saves.
     from node.cli.offline import models_here
 
-    return models_here(invocation.home, settings)
+    return models_here(invocation.home, settings, invocation.arguments.mir)
 
 
 def _publisher(model: Facts) -> str:
@@ -150,6 +159,10 @@ def show(invocation: Invocation) -> int:
             f"logged     entries {' and '.join(map(str, provenance['entries']))} of {provenance['log_size']}, "
             f"root {provenance['log_root'][:12]}"
         )
+    if facts["mir"]:
+        screen.say(f"mir        {facts['mir']}")
+    for text in facts["licenses"]:
+        screen.say(f"license    {_first_line(text)}")
     screen.say()
     screen.table(
         ("LAYER", "SIZE", "FILE", "TYPE"),
@@ -157,6 +170,11 @@ def show(invocation: Invocation) -> int:
     )
     screen.say(f"\n{facts['modelfile'].rstrip()}")
     return ExitCode.OK
+
+
+def _first_line(text: str) -> str:
+    lines = text.strip().splitlines() or [""]
+    return lines[0][:80] + (f" (… {len(lines)} lines, below)" if len(lines) > 1 else "")
 
 
 def remove(invocation: Invocation) -> int:

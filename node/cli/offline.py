@@ -3,7 +3,7 @@
 from typing import Any
 
 from identity.did import parse_did
-from node.catalog import list_models, model_facts
+from node.catalog import list_models, model_facts, with_mir
 from node.config import Home
 from node.settings import Settings
 from node.store_place import require_store
@@ -13,13 +13,14 @@ from store.models import ModelStore
 Facts = dict[str, Any]
 
 
-def models_here(home: Home, settings: Settings) -> Facts:
+def models_here(home: Home, settings: Settings, mir: str | None = None) -> Facts:
     """Return what `GET /v1/models` answers; other devices' nicknames are in the encrypted database and stay there."""
     require_store(home)
     store = ModelStore(home.store)
     try:
         names = {settings.did: settings.nickname}
-        models = [model_facts(store, model, lambda did: names.get(did, "")) for model in list_models(store)]
+        found = with_mir(list_models(store), mir)
+        models = [model_facts(store, model, lambda did: names.get(did, "")) for model in found]
     finally:
         store.close()
     return {"models": models}

@@ -145,7 +145,9 @@ def _add_model_verbs(verbs: _Verbs) -> None:
     listing = verbs.add(
         "list", "models:list_models", "list the models here, or what linked devices offer", aliases=["ls"]
     )
-    listing.add_argument("--peers", action="store_true", help="what linked devices offer")
+    which = listing.add_mutually_exclusive_group()
+    which.add_argument("--peers", action="store_true", help="what linked devices offer")
+    which.add_argument("--mir", metavar="PATTERN", help="models of one kind, such as model.art or '*.lora'")
     show = verbs.add("show", "models:show", "show a model's Modelfile, layers and provenance")
     show.add_argument("name", metavar="NAME")
     remove = verbs.add("rm", "models:remove", "remove models")

@@ -9,16 +9,19 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from identity.did import DeviceId
-from node.catalog import layer_facts, model_facts, provenance_facts
+from node.catalog import layer_facts, model_facts, provenance_facts, with_mir
 from node.control.responses import Emit, EventStream, facts
 from node.health import device_names
 from node.parts import Node
 from protocol.digest import parse_digest
+from protocol.manifest import MIR
+from protocol.mir import read_mir
 from protocol.model_name import format_model_name
 from protocol.modelfile import format_modelfile
 
 # What stands in the place of a provenance's facts where nobody signed a model.
 UNSIGNED: Final[dict[str, object]] = {"publisher": "", "publisher_name": "", "signed_name": "", "entries": []}
+MirPattern = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=330)]
 
 
@@ -65,10 +68,10 @@ class ModelRoutes:
         router.add_api_route("/v1/remove", self.remove, methods=["POST"], response_model=None)
         return router
 
-    async def list_models(self) -> Response:
-        """List the models here, the embedded one included."""
+    async def list_models(self, mir: MirPattern | None = None) -> Response:
+        """List the models here, the embedded one included; with `mir` only those that the pattern finds."""
         name_of = await self._names()
-        models = await self._node.catalog.list()
+        models = with_mir(await self._node.catalog.list(), mir)
         return facts(
             models=[await self._node.threads.store(model_facts, self._node.store, model, name_of) for model in models]
         )
@@ -103,6 +106,8 @@ class ModelRoutes:
             modified_s=model.modified_s,
             layers=[layer_facts(layer) for layer in model.layers],
             modelfile=format_modelfile(model.modelfile),
+            mir=str(read_mir(model.manifest.annotations.get(MIR)) or ""),
+            licenses=list(model.modelfile.licenses),
             provenance=provenance_facts(provenance, await self._names()) if provenance else None,
         )
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from node.models.requests import ModelDetails
 from protocol.digest import Digest
+from protocol.mir import Mir
 from protocol.modelfile import Modelfile
 
 
@@ -20,6 +21,7 @@ class ServedModel:
     size_bytes: int
     modified_s: int
     details: ModelDetails
+    mir: Mir | None = None
 
 
 class Library(Protocol):

@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import trio
@@ -25,6 +26,7 @@ from node.models.scheduler import Limits, Resident, Scheduler
 from node.models.supervisor import Answer, Patience, Worker
 from node.ports import Clock, Entropy
 from protocol.worker import Done, Failed, Generate, Progress, Ready, Sampling, Text, ToolCall
+from store.lora import FOLDER as ADAPTER_FOLDER
 
 _log = logging.getLogger("tilenode.models")
 _SEED_BYTES: Final = 8
@@ -124,6 +126,7 @@ class Models:
     async def _start(self, model: ServedModel) -> Worker:
         assert self._nursery is not None, "run() was not started"
         directory = await self.library.directory(model.digest)
+        _require_adapter(model, directory)
         worker = Worker(directory, self._patience)
         started_s = self._clock.monotonic_s()
         try:
@@ -246,6 +249,15 @@ class _Turn:
         if not self._ended:
             self._ended = True
             self._seat.turn.release()
+
+
+def _require_adapter(model: ServedModel, directory: Path) -> None:
+    """Refuse a model whose recipe and files disagree about an adapter: it would not answer as it says."""
+    there = (directory / ADAPTER_FOLDER).is_dir()
+    if there and model.modelfile.adapter is None:
+        raise ModelRefused("it has an adapter among its files that its recipe does not name", model.name)
+    if not there and model.modelfile.adapter is not None:
+        raise ModelRefused("its recipe names an adapter that is not among its files", model.name)
 
 
 def _words(
