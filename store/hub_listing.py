@@ -215,4 +215,4 @@ def _decode(repo: str, data: bytes, max_bytes: int = MAX_LISTING_BYTES) -> objec
     try:
         return decode_json(data, max_bytes, "the hub's answer")
     except JsonInvalid as error:
-        raise HubAnswerInvalid(repo, error.reason) from None
+        raise HubAnswerInvalid(repo, f"cannot be read: {error.reason[:200]}") from None
