@@ -7,14 +7,21 @@ comes from a stranger: it is capped before it is looked at, and a URL is never f
 import ipaddress
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
 
 from protocol.canonical_json import decode_json
 from protocol.digest import Digest, format_oci_digest, parse_digest
-from protocol.errors import DigestInvalid, JsonInvalid, OciNameInvalid, ReferenceInvalid, RegistryAnswerInvalid
-from protocol.model_name import LATEST
+from protocol.errors import (
+    DigestInvalid,
+    JsonInvalid,
+    ModelNameInvalid,
+    OciNameInvalid,
+    ReferenceInvalid,
+    RegistryAnswerInvalid,
+)
+from protocol.model_name import LATEST, LIBRARY, ModelName, format_tag, parse_model_name
 from protocol.oci_name import check_repository, check_tag
 from protocol.text import clean_text
 
@@ -43,12 +50,16 @@ _UPLOADED: Final = re.compile(r"(?:bytes=)?0-([0-9]{1,19})", re.ASCII)
 
 @dataclass(frozen=True, order=True)
 class Reference:
-    """A model in a registry: `host` with its port, repository, tag, and a digest where one exact manifest is meant."""
+    """A model in a registry: `host` with its port, repository, tag, and a digest where one exact manifest is meant.
+
+    `moving` is the tag that follows a release: `q4` beside the tag `q4-1.0` of `q4@1.0`.
+    """
 
     host: str
     repository: str
     tag: str
     digest: Digest | None = None
+    moving: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return format_reference(self)
@@ -57,6 +68,11 @@ class Reference:
     def key(self) -> str:
         """What stands last in the manifest's URL: the digest where there is one, else the tag."""
         return format_oci_digest(self.digest) if self.digest else self.tag
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Every tag under which a model is put there: its own, and the moving one after it."""
+        return (self.tag, self.moving) if self.moving else (self.tag,)
 
     @property
     def origin(self) -> str:
@@ -120,10 +136,38 @@ def parse_reference(text: str) -> Reference:
         digest = parse_digest(pin) if pin.startswith("sha256:") else None
         if (colon and not tag) or (at and not pin):
             raise ReferenceInvalid(text, f"nothing after {':' if colon and not tag else '@'!r}")
-        release = f"{tag or LATEST}-{pin}" if at and digest is None else tag or LATEST
-        return Reference(check_host(text, host), check_repository(f"{head}{slash}{last}"), check_tag(release), digest)
+        repository, variant = check_repository(f"{head}{slash}{last}"), check_tag(tag or LATEST)
+        if at and digest is None:
+            return Reference(check_host(text, host), repository, check_tag(f"{variant}-{pin}"), None, variant)
+        return Reference(check_host(text, host), repository, variant, digest)
     except (OciNameInvalid, DigestInvalid) as error:
         raise ReferenceInvalid(text, str(error)) from None
+
+
+def push_target(text: str, name: ModelName) -> Reference:
+    """Return where `push` puts the model `name`: at `text`, whose tag is the model's own where it says none.
+
+    Without `text` it is where the name itself points, if it begins with a registry's host. Raises:
+        ReferenceInvalid: neither names a registry.
+    """
+    if not text:
+        text = f"{name.host}/{name.namespace}/{name.name}"
+        if not names_registry(text):
+            raise ReferenceInvalid(str(name), "names no registry; say where to: tilenode push NAME HOST/REPOSITORY")
+    last = text.rpartition("/")[2]
+    return parse_reference(text if ":" in last or "@" in last else f"{text}:{format_tag(name)}")
+
+
+def local_name(text: str) -> ModelName:
+    """Return the name that a model pulled from `text` gets here: the same host, namespace, name, tag and release.
+
+    Raises:
+        ModelNameInvalid: a digest instead of a tag, or more parts than a name has.
+    """
+    if "@sha256:" in text:
+        raise ModelNameInvalid(text, "a digest is no name")
+    host, _, path = text.partition("/")
+    return parse_model_name(text if "/" in path else f"{host}/{LIBRARY}/{path}")
 
 
 def format_reference(reference: Reference) -> str:

@@ -31,8 +31,20 @@ class Caller:
         self._local = threading.local()
 
     def leave(self) -> None:
-        """Make every wait of the other threads end."""
+        """Make every wait of the helping threads end."""
         self._left.set()
+
+    def stay(self) -> None:
+        """Let new helping threads wait again, once the others have ended."""
+        self._left.clear()
+
+    def pause(self, seconds: float) -> None:
+        """Wait `seconds`, as long as the work is wanted. Raises as `still_wanted`."""
+        until_s = time.monotonic() + seconds
+        self.still_wanted()
+        while (rest_s := until_s - time.monotonic()) > 0:
+            self._left.wait(min(rest_s, LOOK_UP_S))
+            self.still_wanted()
 
     def expect_within(self, seconds: float | None) -> None:
         """Let what this thread waits for come within `seconds` as a whole; None: as long as it flows."""

@@ -36,7 +36,7 @@ Body = bytes | Callable[[], Iterator[bytes]]
 
 @dataclass(frozen=True)
 class Pace:
-    """How long to wait for what; seconds. `pause` waits between two attempts and ends early when the caller leaves."""
+    """How long to wait for what, in seconds, and how often to try; each pause is twice as long as the one before."""
 
     connect_s: float = 15.0
     idle_s: float = 60.0
@@ -44,7 +44,6 @@ class Pace:
     commit_s: float = 1800.0
     attempts: int = 5
     first_pause_s: float = 0.5
-    pause: Callable[[float], None] = time.sleep
 
 
 @dataclass
@@ -190,7 +189,7 @@ class Session:
                 if given or attempt >= self.pace.attempts or not sent.repeatable:
                     raise RegistryUnreachable(self.host, str(error) or type(error).__name__) from error
                 wait_s = 0.0
-            self.pace.pause(max(wait_s, self.pace.first_pause_s * 2 ** (attempt - 1)))
+            self.caller.pause(max(wait_s, self.pace.first_pause_s * 2 ** (attempt - 1)))
 
     @contextmanager
     def _followed(self, sent: "_Request", url: str) -> Iterator[Answer]:
