@@ -162,7 +162,7 @@ class BlobAnswer(Response):
             **content_headers(self._digest),
             "accept-ranges": "bytes",
             "content-type": "application/octet-stream",
-            "cache-control": "no-store, no-transform",
+            "cache-control": "max-age=31536000, immutable, no-transform",
         }
         if status != 304:
             headers["content-length"] = str(wanted.length if wanted else size)

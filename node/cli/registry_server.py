@@ -39,8 +39,7 @@ def _say_serving(screen: Screen, facts: Facts) -> None:
         screen.done("programs on this machine see no registry", "let them", "tilenode registry serve on")
         return
     screen.done(f"every program and user of this machine can read the signed models here at {facts['url']}")
-    host = facts["url"].removeprefix("http://").split("/")[0]
-    screen.say(f"  To look, run: skopeo list-tags --tls-verify=false docker://{host}/library/demo")
+    screen.say(f"  To see what is there, run: curl {facts['url']}_catalog")
     screen.say("  To end it, run: tilenode registry serve off")
 
 

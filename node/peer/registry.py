@@ -71,6 +71,7 @@ class _Exchange:
         self._stream = stream
         self._registry = registry
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self._head_only = False
 
     async def run(self) -> None:
         """Serve the request, or say what is wrong with it."""
@@ -80,6 +81,7 @@ class _Exchange:
         except h11.RemoteProtocolError as error:
             await self._refuse(error.error_status_hint)
             return
+        self._head_only = request.method == b"HEAD"
         await self._registry(_scope(request), trio.sleep_forever, self._send)
         if self._http.our_state not in (h11.DONE, h11.MUST_CLOSE):
             await self._stream.reset()  # an answer that broke off must not look complete
@@ -103,7 +105,7 @@ class _Exchange:
             headers = [*message.get("headers", ()), _CLOSE]
             await self._write(h11.Response(status_code=message["status"], headers=headers))
             return
-        body = memoryview(message.get("body", b""))
+        body = memoryview(b"" if self._head_only else message.get("body", b""))
         for start in range(0, len(body), WRITE_BYTES):
             await self._write(h11.Data(bytes(body[start : start + WRITE_BYTES])))
         if not message.get("more_body", False):

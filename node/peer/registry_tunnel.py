@@ -110,7 +110,8 @@ class Tunnel:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on (ASGI)."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
             return
         try:
             self._require_allowed(scope)
@@ -159,6 +160,14 @@ class _Passage:
             async for piece in answer.pieces:
                 await self._send({"type": "http.response.body", "body": piece, "more_body": True})
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    """Follow the server's start and stop, at which there is nothing to do."""
+    kind = ""
+    while kind != "lifespan.shutdown":
+        kind = (await receive())["type"]
+        await send({"type": f"{kind}.complete"})
 
 
 def _word(error: BaseException) -> BaseException:
