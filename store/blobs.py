@@ -17,7 +17,8 @@ from store.disk import READ_ONLY, Temporary, disk_errors, flush_directory, open_
 from store.errors import BlobMissing, BlobTooLarge, LayerCorrupt
 from store.layout import Layout
 
-BLOCK_BYTES: Final = 4 << 20
+BLOCK_BYTES: Final = 1 << 20  # stays in the processor's cache between reading and hashing
+PAST_CACHE_FROM_BYTES: Final = 64 << 20
 
 
 class Blobs:
@@ -179,7 +180,10 @@ class Blobs:
 
 
 class BlobWriter:
-    """Takes a blob's bytes in order and hashes them on the way; without `commit` nothing stays."""
+    """Takes a blob's bytes in order and hashes them on the way; without `commit` nothing stays.
+
+    Two threads may share the work: one appends and one hashes the same pieces, each in order, until both are done.
+    """
 
     def __init__(self, blobs: Blobs, expected_bytes: int) -> None:
         self._blobs = blobs
@@ -188,21 +192,35 @@ class BlobWriter:
         self._written = 0
         with disk_errors(blobs.layout.blobs, expected_bytes):
             self._temporary = blobs.layout.new_temporary()
+            if expected_bytes >= PAST_CACHE_FROM_BYTES:
+                self._temporary.write_past_cache()
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append `data`.
+        """Append and hash `data`.
+
+        Raises:
+            DiskFull, DiskFailed: it could not be written.
+        """
+        self.append(data)
+        self.hash(data)
+
+    def append(self, data: bytes | memoryview) -> None:
+        """Append `data` without hashing it; whoever does this hashes it as well.
 
         Raises:
             DiskFull, DiskFailed: it could not be written.
         """
         with disk_errors(self._blobs.layout.blobs, max(len(data), self._expected_bytes - self._written)):
             self._temporary.write(data)
-        self._hash.update(data)
         self._written += len(data)
+
+    def hash(self, data: bytes | memoryview) -> None:
+        """Take `data` into the digest without appending it."""
+        self._hash.update(data)
 
     @property
     def digest(self) -> Digest:
-        """The digest of what was written so far."""
+        """The digest of what was hashed so far."""
         return Digest(self._hash.hexdigest())
 
     def commit(self, expected: Digest | None = None) -> Digest:

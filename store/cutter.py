@@ -1,6 +1,6 @@
 """The cutter: where a stream of bytes is cut into chunks, the same for the same bytes wherever it runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 from pyfastcdc import FastCDC
 
@@ -29,20 +29,41 @@ class TensorCutter:
 
     def cut(self, block: bytes | memoryview) -> Iterator[memoryview]:
         """Yield the chunks that are complete with this block, in order; each is valid until the next call."""
-        data = memoryview(self._rest + block if self._rest else block)
         done = 0
-        while self._edges:
-            span = self._edges[-1] - self._position
-            ends_here = len(data) - done >= span
-            segment = data[done : done + span] if ends_here else data[done:]
-            for length in self._cut_segment(segment, ends_here):
-                yield data[done : done + length]
-                done += length
-                self._position += length
-            if not ends_here:
-                break
-            self._edges.pop()
+        if self._rest:
+            # Only what the rest's own chunk can need is copied beside it, never the whole block.
+            kept, joined = len(self._rest), memoryview(self._rest + block[:MAX_CHUNK_BYTES])
+            done = yield from self._cut_data(joined, kept)
+            if done < kept:
+                self._rest = bytes(joined[done:])
+                return
+            done -= kept
+        data = memoryview(block)[done:]
+        done = yield from self._cut_data(data, len(data))
         self._rest = bytes(data[done:])
+
+    def _cut_data(self, data: memoryview, until: int) -> Generator[memoryview, None, int]:
+        """Yield chunks of `data` until one ends at or after `until`; return where the last one ends."""
+        done = 0
+        for length in self._lengths(data):
+            yield data[done : done + length]
+            done += length
+            if done >= until:
+                break
+        return done
+
+    def _lengths(self, data: memoryview) -> Iterator[int]:
+        start = self._position
+        while self._edges:
+            segment = data[self._position - start :]
+            span = self._edges[-1] - self._position
+            ends_here = len(segment) >= span
+            for length in self._cut_segment(segment[:span], ends_here):
+                self._position += length
+                yield length
+            if not ends_here:
+                return
+            self._edges.pop()
 
     def _cut_segment(self, segment: memoryview, ends_here: bool) -> Iterator[int]:
         taken = 0

@@ -9,7 +9,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -129,12 +129,34 @@ class Temporary:
                 self.path = directory / f"{os.getpid()}-{next(_counter)}"
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         self.file = io.FileIO(descriptor, "r+b")
+        self._past_cache = False
+
+    def write_past_cache(self) -> None:
+        """Write from now on to the disk itself, where this file system can: a large file pushes no other out of memory.
+
+        It takes whole pages of memory that begin on a page; from the first `write` of anything else on, the page
+        cache is used again.
+        """
+        if sys.platform == "linux":
+            with suppress(OSError):  # not on this file system, so through the page cache
+                self._set_past_cache(True)
 
     def write(self, data: bytes | memoryview) -> None:
         """Write all of `data`."""
         rest = memoryview(data)
         while rest:
-            rest = rest[os.write(self.file.fileno(), rest) :]
+            try:
+                rest = rest[os.write(self.file.fileno(), rest) :]
+            except OSError as error:
+                if error.errno != errno.EINVAL or not self._past_cache:
+                    raise
+                self._set_past_cache(False)
+
+    def _set_past_cache(self, wanted: bool) -> None:
+        flags = fcntl.fcntl(self.file.fileno(), fcntl.F_GETFL)
+        flags = flags | os.O_DIRECT if wanted else flags & ~os.O_DIRECT
+        fcntl.fcntl(self.file.fileno(), fcntl.F_SETFL, flags)
+        self._past_cache = wanted
 
     def rename(self, target: Path, mode: int) -> None:
         """Make the file durable and give it its final name, replacing what stood there."""

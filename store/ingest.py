@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ from store.leases import Lease
 from store.safetensors import SafetensorsHeader, Tensor
 
 BLOCK_BYTES: Final = 4 << 20
-BLOCKS_IN_FLIGHT: Final = 2
+BLOCKS: Final = 4
 # Below this a file is fetched whole: its map would save nothing.
 MAPPED_FROM_BYTES: Final = 256 << 10
 
@@ -37,7 +38,7 @@ class Ingested:
 
 
 class Ingestion:
-    """One file on its way into the store; a thread writes and hashes while this one reads, cuts and checks."""
+    """One file on its way into the store; one thread writes, one hashes, and this one reads, cuts and checks."""
 
     def __init__(self, blobs: Blobs, lease: Lease, filepath: str, size: int, header: SafetensorsHeader | None) -> None:
         self._blobs = blobs
@@ -70,23 +71,34 @@ class Ingestion:
 
     def _copy(self, source: io.FileIO, writer: BlobWriter) -> int:
         read = 0
-        waiting: deque[Future[None]] = deque()
-        with ThreadPoolExecutor(1) as writing:
+        blocks = deque(memoryview(mmap(-1, BLOCK_BYTES)) for _ in range(BLOCKS))  # on pages, see `write_past_cache`
+        busy: deque[tuple[memoryview, Future[None], Future[None]]] = deque()
+        with ThreadPoolExecutor(1) as writing, ThreadPoolExecutor(1) as hashing:
             # One byte more than expected: a file that grew meanwhile is noticed.
-            while block := source.read(min(BLOCK_BYTES, self._size + 1 - read)):
-                read += len(block)
-                waiting.append(writing.submit(writer.write, block))
+            while count := source.readinto(blocks[0][: self._size + 1 - read]):
+                read += count
+                block = blocks[0][:count]
+                busy.append(
+                    (blocks.popleft(), writing.submit(writer.append, block), hashing.submit(writer.hash, block))
+                )
                 self._look_at(block)
-                if len(waiting) > BLOCKS_IN_FLIGHT:
-                    waiting.popleft().result()
-            for written in waiting:
-                written.result()
+                if not blocks:
+                    blocks.append(_done(*busy.popleft()))
+            for waiting in busy:
+                _done(*waiting)
         return read
 
-    def _look_at(self, block: bytes) -> None:
+    def _look_at(self, block: memoryview) -> None:
         if self._mapped:
             self._chunks.extend((blake3(chunk).digest(), len(chunk)) for chunk in self._cutter.cut(block))
-            self._finite.feed(memoryview(block))
+            self._finite.feed(block)
+
+
+def _done(block: memoryview, written: Future[None], hashed: Future[None]) -> memoryview:
+    """Return `block` for the next bytes, once nobody needs it any more."""
+    written.result()
+    hashed.result()
+    return block
 
 
 def ingest_file(

@@ -122,6 +122,17 @@ def _known_layer(store: ModelStore, lease: Lease, layer: Layer, progress: Progre
     return store_file(store, lease, file, progress)
 
 
+def layer_tensors(store: ModelStore, layer: Layer) -> tuple[TensorRow, ...]:
+    """Return the tensors of a stored weight layer with a chunk map; none of any other layer.
+
+    Raises:
+        BlobMissing, LayerCorrupt, ChunkMapInvalid, SafetensorsInvalid: it is gone, changed or no such layer.
+    """
+    if layer.media_type != WEIGHT or layer.chunk_map is None:
+        return ()
+    return _rows(layer.filepath, read_layer_header(store.blobs, layer), store.chunk_map(layer))
+
+
 def read_layer_header(blobs: Blobs, layer: Layer) -> SafetensorsHeader:
     """Return the safetensors header of a stored weight layer.
 
@@ -183,8 +194,8 @@ class _Hasher(BlobWriter):
         self._expected = expected
         self._hash = hashlib.sha256()
 
-    def write(self, data: bytes | memoryview) -> None:
-        self._hash.update(data)
+    def append(self, data: bytes | memoryview) -> None:
+        """The bytes are there already."""
 
     def commit(self, expected: Digest | None = None) -> Digest:
         if self.digest != self._expected:
