@@ -59,6 +59,7 @@ class Places:
     """Where the names of one build are looked for.
 
     `known` are names that stand for something already; `release` refuses what may be something else tomorrow.
+    `visited` are the directories that were found, by the path that is recorded of them.
     """
 
     store: ModelStore
@@ -68,6 +69,7 @@ class Places:
     report: Report
     release: bool = False
     known: Mapping[str, StoredModel | Located] = field(default_factory=dict)
+    visited: dict[str, Path] = field(default_factory=dict)
 
     def locate(self, name: str) -> StoredModel | Located:
         """Return the stored model or the files that `name` means.
@@ -114,6 +116,7 @@ class Places:
             raise FormatUnsupported(name, "GGUF weights are not read here")
         if not self._is_directory(path):
             raise BaseUnknown(name)
+        self.visited[shown_path(name)] = path.resolve()
         return Located(Origin(SourceKind.DIRECTORY, shown_path(name)), list_directory(path), path)
 
     def _is_directory(self, path: Path) -> bool:
@@ -126,7 +129,10 @@ class Places:
     def _fetch(self, remote: Remote, name: str) -> Located:
         if self.release and not _is_pinned(name):
             raise ReleaseNotPinned(name)
-        fetched = remote.fetch_base(self.store, name, self.lease, self.report)
+        # A lease of its own: files that came whole are worth keeping when a later one does not come.
+        with self.store.lease() as fetching:
+            fetched = remote.fetch_base(self.store, name, fetching, self.report)
+            self.lease.add(*fetching.digests)
         return Located(fetched.origin, fetched.files, Path(name), fetched.skipped)
 
 

@@ -147,6 +147,15 @@ class ModelStore:
             raise VersionUnknown(format_model_name(name), text)
         return found[-1]
 
+    def load(self, name: ModelName, digest: Digest) -> StoredModel:
+        """Return the model of a manifest under `name`, whatever the name stands for by now.
+
+        Raises:
+            BlobMissing, LayerCorrupt: its manifest, config or Modelfile is gone or was changed.
+            ManifestInvalid, ModelfileInvalid: they are there and cannot be read.
+        """
+        return self._load(RefEntry(name, digest, 0))
+
     def require_readable(self, digest: Digest) -> None:
         """Accept a model whose manifest, config and Modelfile can be read, so that a name may stand for it.
 
