@@ -26,6 +26,7 @@ from node.errors import ListenFailed, PortInUse
 from node.events import Events
 from node.failures import NAMED
 from node.log_files import open_log_files
+from node.model_sources import model_sources
 from node.models.service import Models
 from node.net.access import LinkedPeers
 from node.net.listening import address_of, open_listeners
@@ -135,7 +136,14 @@ async def _build(config: Config, api: socket.socket, stopping: trio.Event, resou
     registry = RegistryApp(kept.store, RegistryShelf(kept.store, gossip.origins.stopped), threads)
     RegistryStreams(transport, registry)
     catalog = Catalog(
-        kept.store, kept.log, key, threads, clock, entropy, partial(_tell_of_model, events, gossip, transport)
+        kept.store,
+        kept.log,
+        key,
+        threads,
+        clock,
+        entropy,
+        partial(_tell_of_model, events, gossip, transport),
+        model_sources(config.sources),
     )
     sync = Sync(transport, chats, peers, threads, moved=lambda report: _tell_of_sync(events, report))
     contacts.on_contact(gossip.contact)

@@ -25,6 +25,7 @@ from protocol.provenance import Provenance, decode_and_verify_provenance
 from store.bases import LocalBases
 from store.build import BuildRequest, build_model
 from store.errors import ModelUnknown
+from store.fetched import Remote
 from store.log import Log
 from store.models import ModelStore, RemoveReport, StoredModel
 from store.provenance import publish_model
@@ -62,8 +63,12 @@ class Catalog:
         clock: Clock,
         entropy: Entropy,
         published: Callable[[bytes], Awaitable[None]],
+        remotes: Sequence[Remote] = (),
     ) -> None:
-        """`published(bundle)` is awaited after every publication, the embedded model's included."""
+        """`published(bundle)` is awaited after every publication, the embedded model's included.
+
+        `remotes` are the places beyond this store that FROM may name.
+        """
         self._store = store
         self._log = log
         self._key = key
@@ -71,6 +76,7 @@ class Catalog:
         self._clock = clock
         self._entropy = entropy
         self._published = published
+        self._remotes = remotes
         self._embedding = trio.Lock()
 
     async def list(self) -> Sequence[ServedModel]:
@@ -158,7 +164,7 @@ class Catalog:
         return decode_and_verify_provenance(bundle)
 
     def _build(self, name: ModelName, recipe: Modelfile, directory: Path, created_s: int) -> bytes:
-        bases = LocalBases({recipe.base: demo_directory()} if _is_demo(recipe.base) else {})
+        bases = LocalBases({recipe.base: demo_directory()} if _is_demo(recipe.base) else {}, self._remotes)
         built = build_model(self._store, BuildRequest(recipe, name, directory, created_s), bases=bases)
         return publish_model(
             blobs=self._store.blobs,

@@ -9,7 +9,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -22,20 +22,38 @@ DEFAULT_API_HOST: Final = "127.0.0.1"
 DEFAULT_API_PORT: Final = 11435
 # Embedded in the program and offered by every fresh node.
 DEFAULT_MODEL: Final = "demo"
+HUB_ENDPOINT: Final = "https://huggingface.co"
 # A Unix socket's path must fit sun_path: 108 bytes on Linux, 104 on macOS, the final zero included.
 MAX_SOCKET_PATH_BYTES: Final = 100
 PRIVATE_DIRECTORY_MODE: Final = 0o700
+_TRUE: Final = frozenset({"1", "ON", "YES", "TRUE"})
+
+
+@dataclass(frozen=True)
+class ModelSources:
+    """Where models may come from: a model hub, and the caches of other programs on this machine.
+
+    The variables are those that the hub's own library and Ollama read. `hub_token` is sent to the hub and nowhere
+    else, is in no other process's environment, and is never logged.
+    """
+
+    hub_endpoint: str
+    hub_token: str | None = field(repr=False)
+    hub_offline: bool
+    hub_cache: Path
+    ollama_models: Path
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What the environment says about this run; nothing secret is ever taken from it."""
+    """What the environment says about this run; the hub's token is the only secret that is taken from it."""
 
     home: Path | None
     passphrase_file: Path | None
     color: bool
     source_date_epoch: str
     runtime_directory: Path
+    sources: ModelSources
 
 
 def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
@@ -47,7 +65,25 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
         color=not environ.get("NO_COLOR") and environ.get("TERM") != "dumb",
         source_date_epoch=environ.get("SOURCE_DATE_EPOCH", "0"),
         runtime_directory=_path(environ.get("XDG_RUNTIME_DIR")) or Path(tempfile.gettempdir()),
+        sources=_model_sources(environ),
     )
+
+
+def _model_sources(environ: Mapping[str, str]) -> ModelSources:
+    cache_home = _path(environ.get("XDG_CACHE_HOME")) or Path("~/.cache").expanduser()
+    hub_home = _path(environ.get("HF_HOME")) or cache_home / "huggingface"
+    return ModelSources(
+        hub_endpoint=environ.get("HF_ENDPOINT") or HUB_ENDPOINT,
+        hub_token=(environ.get("HF_TOKEN") or "").strip() or None,
+        hub_offline=environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE,
+        hub_cache=_path(environ.get("HF_HUB_CACHE")) or hub_home / "hub",
+        ollama_models=_path(environ.get("OLLAMA_MODELS")) or Path("~/.ollama/models").expanduser(),
+    )
+
+
+def silence_libraries() -> None:
+    """Keep the Xet library from a log of its own in the user's cache; it looks at the environment when it is loaded."""
+    os.environ.setdefault("HF_XET_LOG_DEST", os.devnull)
 
 
 def child_environment(home: Path, passphrase_file: Path) -> dict[str, str]:
@@ -210,6 +246,7 @@ class Config:
     api_is_chosen: bool
     passphrase: Callable[[], bytes] | None
     may_use_keychain: bool
+    sources: ModelSources
     contact_interval_s: float = 30.0
     stop_grace_s: float = 5.0
 

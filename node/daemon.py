@@ -11,7 +11,7 @@ import trio
 
 from node.app import run_node
 from node.cli.exit_codes import ExitCode
-from node.config import Config, make_private_directory
+from node.config import Config, make_private_directory, silence_libraries
 from node.failures import first_cause
 
 # What the graceful stop may take beyond its own deadline before the process simply ends. Ending so loses nothing:
@@ -27,6 +27,7 @@ def run_daemon(config: Config, ready: Callable[[Mapping[str, Any]], None]) -> No
         NodeError, StoreError, IdentityError: it cannot start, and why.
     """
     os.umask(0o077)  # whatever this process writes is its owner's alone
+    silence_libraries()
     make_private_directory(config.home.root)
     try:
         trio.run(_run, config, ready)

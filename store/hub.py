@@ -5,10 +5,11 @@ hub's own library, it is downloaded. Source: specs/0021-builds.md §Hub.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from protocol.build_record import SourceKind
 from protocol.digest import Digest
@@ -30,6 +31,7 @@ from store.hub_listing import (
     PREFIX,
     HubFile,
     Snapshot,
+    api_path,
     choose,
     git_oid,
     is_commit,
@@ -39,11 +41,14 @@ from store.hub_listing import (
     with_index,
 )
 from store.hub_memory import HubMemory
-from store.huggingface import HubSession, HubSettings, api_path
+from store.hub_settings import HubSettings
 from store.leases import Lease
 from store.models import ModelStore
 from store.sources import INDEX, MAX_INDEX_BYTES, FileAt, Origin
 from store.take import Way, take_file
+
+if TYPE_CHECKING:
+    from store.huggingface import HubSession
 
 # What a hub may ask of the memory of whoever downloads a file that it lists without a SHA-256.
 MAX_PLAIN_BYTES: Final = 64 << 20
@@ -55,8 +60,15 @@ class Hub:
     """One model hub, and the caches on this machine that may have its files already."""
 
     def __init__(self, settings: HubSettings, caches: Sequence[HubCache] = ()) -> None:
-        self._session = HubSession(settings)
+        self._settings = settings
         self._caches = caches
+
+    @cached_property
+    def _session(self) -> "HubSession":
+        # Imported here: the hub's library costs 10 MB and 100 ms that a node without a hub saves.
+        from store.huggingface import HubSession
+
+        return HubSession(self._settings)
 
     def owns(self, base: str) -> bool:
         """Return whether `base` begins with `hf:`."""
@@ -94,7 +106,7 @@ class Hub:
         try:
             return self._ask(repo, revision)
         except HubUnreachable:
-            if is_commit(revision) or self._session.settings.offline:
+            if is_commit(revision) or self._settings.offline:
                 for cache in self._caches:
                     if snapshot := cache.snapshot(repo, revision):
                         return snapshot
@@ -114,7 +126,7 @@ class Hub:
         path = api_path(repo, "revision", revision) if revision else api_path(repo)
         listing = self._session.read(path, repo, asked, MAX_LISTING_BYTES, blobs="true")
         if listing is None:
-            raise RepositoryUnknown(repo, self._session.endpoint, self._session.settings.token is not None)
+            raise RepositoryUnknown(repo, self._session.endpoint, self._settings.token is not None)
         commit, files = parse_listing(repo, revision, listing)
         # The listing's own date is the newest of the repository's, which moves; the commit's date never does.
         commits = self._session.read(api_path(repo, "commits", commit), repo, commit, MAX_COMMITS_BYTES, limit="1")
@@ -126,7 +138,7 @@ class _Fetching:
 
     def __init__(
         self,
-        session: HubSession,
+        session: "HubSession",
         caches: Sequence[HubCache],
         store: ModelStore,
         snapshot: Snapshot,
@@ -275,7 +287,7 @@ class _Reported(Download):
 
     def __init__(self, store: ModelStore, digest: Digest, file: HubFile, source: str, report: Report) -> None:
         super().__init__(store.blobs, digest, file.size)
-        self._report: Callable[[dict[str, object]], None] = report
+        self._report = report
         self._facts: dict[str, object] = {
             "status": f"downloading {file.path}",
             "source": source,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+from urllib.parse import quote
 
 from protocol.canonical_json import decode_json
 from protocol.digest import Digest, parse_digest
@@ -75,6 +76,11 @@ def parse_repository(text: str) -> RepositoryName:
     if at and (len(revision) > MAX_REVISION_CHARS or not _REVISION.fullmatch(revision) or ".." in revision):
         raise RepositoryNameInvalid(text)
     return RepositoryName(repo, revision or None)
+
+
+def api_path(repo: str, *parts: str) -> str:
+    """Return the path of the hub's API about `repo`."""
+    return "/".join(["/api/models", repo, *(quote(part, safe="") for part in parts)])
 
 
 def is_commit(text: str | None) -> bool:

@@ -15,10 +15,9 @@ import ipaddress
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import BinaryIO, Final, Protocol, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import httpx2
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, set_client_factory
@@ -39,8 +38,8 @@ from store.errors import (
     RevisionUnknown,
 )
 from store.hub_download import Download
+from store.hub_settings import HubSettings
 
-ENDPOINT: Final = "https://huggingface.co"
 TIMEOUT_S: Final = 10
 TRIES: Final = 2
 MAX_ERROR_BYTES: Final = 64 << 10
@@ -57,17 +56,6 @@ _XET_SETTINGS: Final[dict[str, object]] = {
     "reconstruction.max_reconstruction_fetch_size": "16mb",
     "client.retry_max_attempts": 2,
 }
-
-
-@dataclass(frozen=True)
-class HubSettings:
-    """Which hub is asked, and how; `token` is shown nowhere. `xet_schemes` are how a Xet storage may be reached."""
-
-    endpoint: str = ENDPOINT
-    token: str | None = field(default=None, repr=False)
-    offline: bool = False
-    xet: bool = True
-    xet_schemes: frozenset[str] = frozenset({"https"})
 
 
 class XetFile(Protocol):
@@ -216,11 +204,6 @@ class HubSession:
             token=self.settings.token or False, library_name="tilenode", library_version=version("tilenode")
         )
         return headers
-
-
-def api_path(repo: str, *parts: str) -> str:
-    """Return the path of the hub's API about `repo`."""
-    return "/".join(["/api/models", repo, *(quote(part, safe="") for part in parts)])
 
 
 class _Rules:

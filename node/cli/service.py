@@ -54,6 +54,7 @@ def serve_config(invocation: Invocation) -> Config:
         passphrase=given or _typed(invocation),
         # A passphrase that was handed over means the vault; a home whose keys have a place keeps it all the same.
         may_use_keychain=given is None,
+        sources=invocation.environment.sources,
     )
 
 

@@ -27,7 +27,7 @@ from store.errors import (
 from store.fetched import Fetched, Moved
 from store.hub import Hub
 from store.hub_cache import HubCache
-from store.huggingface import HubSettings
+from store.hub_settings import HubSettings
 from store.models import ModelStore
 from store.testing import make_model_directory, make_tensors
 
@@ -361,7 +361,7 @@ DOWNLOADER = """
 import sys
 from pathlib import Path
 from store.hub import Hub
-from store.huggingface import HubSettings
+from store.hub_settings import HubSettings
 from store.models import ModelStore
 store = ModelStore(Path(sys.argv[1]))
 with store.lease() as lease:
