@@ -59,6 +59,7 @@ The message says what failed, where and what was found; `hint` says what to do a
     ├── BundleUntrusted
     ├── FileTooLarge
     ├── LogUnproven
+    ├── PackRefused
     ├── MoveRefused
     ├── MoveUnfinished
     ├── MoveJournalInvalid
@@ -920,3 +921,14 @@ class StoreAway(StoreError):
         super().__init__(f"store {path}: not there, nothing is made anew in its place")
         self.path = path
         self.hint = "connect or mount its disk and try again"
+
+
+class PackRefused(StoreError):
+    """The directory for a packed model is not one that may be filled."""
+
+    hint = "name a new or empty directory: tilenode pack NAME --to DIR"
+
+    def __init__(self, directory: Path, reason: str) -> None:
+        super().__init__(f"directory {directory}: {reason}")
+        self.directory = directory
+        self.reason = reason

@@ -14,13 +14,10 @@
         ├── AnswerMismatch
         ├── ContentEncoded
         ├── IndexAmbiguous
-        ├── LocalNameNeeded
-        └── PackRefused
+        └── LocalNameNeeded
 
 What a registry says is shown only after `protocol.text.clean_text`; credentials and URLs with queries never are.
 """
-
-from pathlib import Path
 
 from protocol.digest import Digest, short_digest
 from protocol.text import clean_text
@@ -166,14 +163,3 @@ class LocalNameNeeded(RegistryError):
     def __init__(self, reference: str, reason: str) -> None:
         super().__init__(f"{reference} cannot be the name of a model here: {reason}")
         self.hint = f"give it one: tilenode pull {reference} --as NAME"
-
-
-class PackRefused(RegistryError):
-    """The directory for a packed model is not one that may be filled."""
-
-    hint = "name a new or empty directory: tilenode pack NAME --to DIR"
-
-    def __init__(self, directory: Path, reason: str) -> None:
-        super().__init__(f"directory {directory}: {reason}")
-        self.directory = directory
-        self.reason = reason

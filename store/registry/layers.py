@@ -47,13 +47,16 @@ class Progress:
     verb: str = "pulling"
     reused: int = 0
     _told_s: float = field(default=0.0, init=False)
+    _ended: bool = field(default=False, init=False)
     _began_s: float = field(default_factory=time.monotonic, init=False)
 
     def __call__(self, completed: int, moved: int) -> None:
         """Tell that `completed` bytes are there, `moved` of them since this fetch began."""
         now_s = time.monotonic()
-        if now_s - self._told_s < TELL_S and completed < self.blob.size:
+        ended = completed >= self.blob.size
+        if self._ended or (now_s - self._told_s < TELL_S and not ended):
             return
+        self._ended = ended
         self._told_s = now_s
         self.report(
             {

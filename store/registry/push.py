@@ -99,12 +99,17 @@ class _Push:
 
     def _send(self, content: Content, blob: Descriptor) -> None:
         progress = Progress(self.report, self.client.reference.host, blob, verb="pushing")
+
+        def tell(sent: int) -> None:
+            if sent < blob.size:  # the last byte is not in the registry before it says so
+                progress(sent, sent)
+
         try:
             way = push_blob(
                 self.client,
                 content,
                 mount_from=self._mounts.get(blob.digest, ""),
-                progress=lambda sent: progress(max(min(sent, blob.size - 1), 0), sent),
+                progress=tell,
             )
         except RegistryRefused as refusal:
             if refusal.code == DIGEST_INVALID and self.store.blobs.has(blob.digest):
