@@ -7,9 +7,10 @@ from typing import Final
 from protocol.canonical_json import encode_json
 from protocol.digest import Digest, parse_digest
 from protocol.errors import ModelNameInvalid
-from protocol.model_name import ModelName, format_model_name, format_tag, parse_model_name
+from protocol.model_name import ModelName, format_model_name, parse_model_name
 from store.disk import Temporary, disk_errors, make_directories, replace_file
 from store.lock import FileLock
+from store.ref_file import ref_path
 
 OCI_LAYOUT: Final = encode_json({"imageLayoutVersion": "1.0.0"})
 
@@ -78,7 +79,7 @@ class Layout:
         """
         if parse_model_name(format_model_name(name)) != name:
             raise ModelNameInvalid(str(name), "not in its canonical form")
-        return self.manifests / name.host / name.namespace / name.name / f"{format_tag(name)}.json"
+        return ref_path(self.manifests, name)
 
     def new_temporary(self) -> Temporary:
         """Return a new file on the store's file system, gone after its block unless it was renamed."""

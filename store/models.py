@@ -1,6 +1,5 @@
 """The model store: names, manifests, blobs and chunks as one thing."""
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Final
 from protocol.chunkmap import ChunkMap, decode_chunk_map
 from protocol.digest import Digest
 from protocol.errors import ManifestInvalid, ModelNameInvalid, ProtocolError
-from protocol.manifest import MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Layer, Manifest, parse_manifest
+from protocol.manifest import MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, MIR, Layer, Manifest, parse_manifest
 from protocol.model_config import ModelConfig, parse_config
 from protocol.model_name import ModelName, format_model_name, parse_model_name
 from protocol.modelfile import MAX_MODELFILE_CHARS, Modelfile, parse_modelfile
@@ -26,11 +25,13 @@ from store.errors import (
     VersionPinned,
     VersionUnknown,
 )
+from store.facts import FactsCache, ModelFacts
 from store.gc import free
 from store.layout import Layout
 from store.leases import Lease, Leases
+from store.listing import ListedModel, Listing
 from store.materialize import materialize
-from store.provenance import ProvenanceFiles
+from store.provenance import ProvenanceFiles, signature_of
 from store.reach import closure
 from store.refs import RefEntry, Refs, Version
 
@@ -99,6 +100,7 @@ class ModelStore:
         self.blobs = Blobs(self.layout)
         self.refs = Refs(self.layout, self.blobs, self.leases)
         self.chunks = ChunkIndex(self.layout.chunks)
+        self.facts = FactsCache(self.layout.facts)
         self.provenance = ProvenanceFiles(self.layout)
 
     def resolve(self, name: ModelName) -> StoredModel:
@@ -287,14 +289,22 @@ class ModelStore:
         return removed
 
     def close(self) -> None:
-        """Close the chunk index."""
+        """Close the chunk index and the cache of facts."""
         self.chunks.close()
+        self.facts.close()
 
     def problems(self) -> list[tuple[str, StoreError | ProtocolError]]:
         """Return the names that `list` leaves out, each with what is wrong with it."""
         unreadable = [(str(fault.path.relative_to(self.layout.manifests)), fault) for fault in self.refs.unreadable()]
         broken = [(format_model_name(name), fault) for name, fault in self._scan() if isinstance(fault, Exception)]
         return [*unreadable, *broken]
+
+    def listing(self) -> Iterator[ListedModel]:
+        """Yield every name in order with what a list shows of it; a name is there as soon as it was read.
+
+        Unlike `list` this parses no manifest that was listed before and checks no signature twice.
+        """
+        return Listing(self.layout, self.facts, self._facts_of, signature_of).models()
 
     def list(self) -> list[StoredModel]:
         """Return every model whose manifest can be read, in name order; `problems` has the others."""
@@ -342,6 +352,15 @@ class ModelStore:
         recipe = manifest.layer(MODELFILE)
         return manifest, config, self._recipe(recipe) if recipe else Modelfile(HERE)
 
+    def _facts_of(self, digest: Digest) -> ModelFacts | None:
+        try:
+            manifest, config, _ = self._read(digest)
+        except (StoreError, ProtocolError):
+            return None
+        mir = manifest.annotations.get(MIR, "")
+        about = (config.format, config.family, config.parameter_size, config.precision)
+        return ModelFacts(manifest.size_bytes, *about, mir)
+
     def _recipe(self, layer: Layer) -> Modelfile:
         content = self.blobs.read(layer.digest, MAX_MODELFILE_BYTES)
         try:
@@ -371,6 +390,8 @@ class ModelStore:
             self.chunks.add(layer.digest, chunk_map)
 
     def _nearest(self, name: ModelName) -> str | None:
+        import difflib  # here, because it costs every start 5 ms and a mistyped name is rare
+
         known = [format_model_name(entry.name) for entry in self.refs.list()]
         close = difflib.get_close_matches(format_model_name(name), known, n=1)
         return close[0] if close else None

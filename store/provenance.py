@@ -29,6 +29,7 @@ from protocol.provenance import (
 )
 from store.blobs import Blobs
 from store.disk import disk_errors, flush_directory, make_directories, open_regular, replace_file
+from store.facts import Signature
 from store.layout import Layout
 from store.log import Log
 from store.refs import RefEvent, Refs
@@ -162,6 +163,15 @@ def publish_model(
     ProvenanceFiles(blobs.layout).save(bundle)
     refs.set(name, manifest, event=event, source=source, now_s=now_s)
     return bundle
+
+
+def signature_of(bundle: bytes) -> Signature | None:
+    """Return whose bundle this is and under which name it was signed; None where it does not verify."""
+    try:
+        provenance = decode_and_verify_provenance(bundle)
+    except ProvenanceInvalid:
+        return None
+    return Signature(provenance.publisher, provenance.name)
 
 
 def _state(

@@ -1,6 +1,6 @@
 """The file behind a name: every version that it stood for, the last one being what it is now (specs/0022)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
@@ -9,12 +9,14 @@ from typing import Final
 
 from protocol.canonical_json import Json, decode_json, encode_json
 from protocol.digest import Digest, format_oci_digest, parse_digest
-from protocol.errors import DigestInvalid, JsonInvalid
+from protocol.errors import DigestInvalid, JsonInvalid, ModelNameInvalid
 from protocol.manifest import MANIFEST_MEDIA_TYPE
+from protocol.model_name import ModelName, format_tag, parse_model_name
 from protocol.text import clean_text
 from store.errors import RefCorrupt
 
 VERSION: Final = 2
+SUFFIX: Final = ".json"
 MAX_REF_BYTES: Final = 256 << 10
 MAX_VERSIONS: Final = 256
 MAX_SOURCE_CHARS: Final = 120
@@ -116,3 +118,43 @@ def _parse_version(path: Path, index: int, item: object) -> Version:
     if type(pinned) is not bool:
         raise RefCorrupt(path, f"{where}.pinned: neither true nor false")
     return Version(number, parse_digest(str(item["digest"])), time_s, RefEvent(item["event"]), source, pinned)
+
+
+def read_ref(path: Path) -> tuple[Version, ...] | None:
+    """Return the versions of the name whose file is `path`; None without such a file.
+
+    Raises:
+        RefCorrupt: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_REF_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RefCorrupt(path, error.strerror or "cannot be read") from error
+    return parse_ref(path, data)
+
+
+def ref_path(manifests: Path, name: ModelName) -> Path:
+    """Return the file of `name` below the directory of refs."""
+    return manifests / name.host / name.namespace / name.name / f"{format_tag(name)}{SUFFIX}"
+
+
+def ref_paths(manifests: Path) -> Iterator[tuple[ModelName, Path]]:
+    """Yield every name with its file, in no order; files in another spelling were not put there by this program."""
+    for folder in manifests.glob("*/*/*"):
+        host, namespace, name = folder.parts[-3:]
+        for path in folder.glob(f"*{SUFFIX}"):
+            parsed = parse_ref_name(manifests, path, f"{host}/{namespace}/{name}:{path.name.removesuffix(SUFFIX)}")
+            if parsed is not None:
+                yield parsed, path
+
+
+def parse_ref_name(manifests: Path, path: Path, text: str) -> ModelName | None:
+    """Return the name that `text` spells if `path` is its file."""
+    try:
+        parsed = parse_model_name(text)
+    except ModelNameInvalid:
+        return None
+    return parsed if ref_path(manifests, parsed) == path else None

@@ -5,13 +5,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Final
 
 from protocol.digest import Digest, digest_of
-from protocol.errors import ModelNameInvalid
 from protocol.manifest import MAX_MANIFEST_BYTES, parse_manifest
-from protocol.model_name import ModelName, format_model_name, parse_model_name
+from protocol.model_name import ModelName, format_model_name
 from store.blobs import Blobs
 from store.disk import disk_errors, flush_directory, make_directories, replace_file
 from store.errors import (
@@ -28,11 +25,20 @@ from store.errors import (
 from store.layout import Layout
 from store.leases import Leases
 from store.oci_index import Entries, OciIndex
-from store.ref_file import MAX_REF_BYTES, MAX_VERSIONS, RefEvent, Version, clean_source, encode_ref, parse_ref
+from store.ref_file import (
+    MAX_VERSIONS,
+    SUFFIX,
+    RefEvent,
+    Version,
+    clean_source,
+    encode_ref,
+    parse_ref_name,
+    read_ref,
+    ref_paths,
+)
 
 __all__ = ["RefEntry", "RefEvent", "Refs", "Version"]
 
-_SUFFIX: Final = ".json"
 Moves = list[tuple[ModelName, Digest | None]]
 
 
@@ -75,7 +81,7 @@ class Refs:
         Raises:
             RefCorrupt: there is such a name, but its file cannot be read.
         """
-        return _read(self._layout.ref_path(name)) or ()
+        return read_ref(self._layout.ref_path(name)) or ()
 
     def entry(self, name: ModelName) -> RefEntry | None:
         """Return `name` with what it stands for, or None. Raises as `get`."""
@@ -165,11 +171,12 @@ class Refs:
         """Return the releases of a tag and what each stands for; those that cannot be read are left out."""
         folder = self._layout.ref_path(name.moving).parent
         found = {}
-        for path in sorted(folder.glob(f"{name.tag}@*{_SUFFIX}")):
-            parsed = self._parse_path(path)
+        for path in sorted(folder.glob(f"{name.tag}@*{SUFFIX}")):
+            version = path.name.removesuffix(SUFFIX).removeprefix(f"{name.tag}@")
+            parsed = parse_ref_name(self._layout.manifests, path, f"{format_model_name(name.moving)}@{version}")
             with suppress(RefCorrupt):
-                if parsed is not None and parsed.version and (history := _read(path)):
-                    found[parsed.version] = history[-1].digest
+                if parsed is not None and (history := read_ref(path)):
+                    found[version] = history[-1].digest
         return found
 
     def unreadable(self) -> list[RefCorrupt]:
@@ -248,7 +255,7 @@ class Refs:
         try:
             return self.history(name)
         except RefCorrupt as error:
-            aside = self._layout.quarantine / f"ref-{digest_of(str(error.path).encode())[:16]}{_SUFFIX}"
+            aside = self._layout.quarantine / f"ref-{digest_of(str(error.path).encode())[:16]}{SUFFIX}"
             with disk_errors(error.path):
                 error.path.replace(aside)
             return ()
@@ -268,41 +275,18 @@ class Refs:
         return self._blobs.size(digest) if self._blobs.has(digest) else 0
 
     def _scan(self) -> Iterator[RefEntry | RefCorrupt]:
-        for path in self._layout.manifests.glob(f"*/*/*/*{_SUFFIX}"):
-            name = self._parse_path(path)
-            if name is None:
-                continue
+        for name, path in ref_paths(self._layout.manifests):
             try:
-                history = _read(path)
+                history = read_ref(path)
             except RefCorrupt as error:
                 yield error
                 continue
             if history is not None:
                 yield _entry(name, history)
 
-    def _parse_path(self, path: Path) -> ModelName | None:
-        """Return the name whose ref is at `path`; None for one in another spelling, which this program did not put."""
-        host, namespace, name = path.parts[-4:-1]
-        try:
-            parsed = parse_model_name(f"{host}/{namespace}/{name}:{path.name.removesuffix(_SUFFIX)}")
-            return parsed if self._layout.ref_path(parsed) == path else None
-        except ModelNameInvalid:
-            return None
-
 
 def _entry(name: ModelName, history: tuple[Version, ...]) -> RefEntry:
     return RefEntry(name, history[-1].digest, history[-1].time_s, history)
-
-
-def _read(path: Path) -> tuple[Version, ...] | None:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_REF_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise RefCorrupt(path, error.strerror or "cannot be read") from error
-    return parse_ref(path, data)
 
 
 def _find(name: ModelName, history: tuple[Version, ...], number: int | None) -> Version:

@@ -81,7 +81,7 @@ def test_damage_that_shows_later_costs_only_reuse(path: Path) -> None:
 
 def test_another_process_that_holds_it_costs_only_reuse(path: Path) -> None:
     index, chunk_map = ChunkIndex(path), _map(PIECES)
-    index._connection.execute("PRAGMA busy_timeout = 1")
+    index._rows.connection.execute("PRAGMA busy_timeout = 1")
     with sqlite3.connect(path) as holder:
         holder.execute("BEGIN IMMEDIATE")
         index.add(chunk_map.blob, chunk_map)
