@@ -1,0 +1,453 @@
+"""Importing: a bundle that was carried here, checked whole before anything of it is kept (specs/0026).
+
+Nothing in a bundle names a path: files are opened below the directory by their digests, links are never followed.
+"""
+
+import errno
+import io
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from identity.did import DeviceId
+from protocol.bundle import (
+    MAX_INDEX_BYTES,
+    MAX_LOG_BYTES,
+    MAX_SIGNATURE_BYTES,
+    PATCH_MAGIC,
+    BundledFile,
+    BundledModel,
+    BundledPart,
+    BundleIndex,
+    CarriedLog,
+    How,
+    decode_log,
+    open_index,
+)
+from protocol.checkpoint import open_checkpoint
+from protocol.digest import Digest, digest_of
+from protocol.errors import BundleInvalid, CheckpointInvalid, DeltaInvalid, ProvenanceInvalid
+from protocol.heads import Proof
+from protocol.manifest import MAX_MANIFEST_BYTES, Descriptor, Layer, Manifest, parse_manifest
+from protocol.model_name import ModelName, parse_model_name
+from protocol.provenance import MAX_PROVENANCE_BYTES, Provenance, decode_and_verify_provenance
+from protocol.tiles import subtree_hash
+from protocol.tlog import prove_consistency, tree_root
+from store.blobs import BLOCK_BYTES
+from store.bundle import INDEX_FILE, SIGNATURE_FILE, UNFINISHED
+from store.delta import apply_delta
+from store.errors import (
+    BundleBaseMissing,
+    BundleDamaged,
+    BundleMissing,
+    ChunkCorrupt,
+    DiskFailed,
+    LayerCorrupt,
+    PartialIncomplete,
+)
+from store.leases import Lease
+from store.models import ModelStore
+from store.partial import PartialLayer
+from store.refs import RefEvent
+
+SYNC_BYTES: Final = 64 << 20
+MAX_DERIVED_BYTES: Final = 16 << 20
+_NUMBER_BYTES: Final = 4
+
+Report = Callable[[Mapping[str, object]], None]
+
+
+@dataclass(frozen=True)
+class CarriedModel:
+    """A model of the bundle: the name that it gets here, and the proofs that come with it, verified.
+
+    The name is the one that the publisher signed; where nobody signed, the one that the exporting device used.
+    """
+
+    name: ModelName
+    digest: Digest
+    manifest: Manifest
+    manifest_bytes: bytes
+    provenance: Provenance | None
+    bundles: tuple[bytes, ...]
+
+
+class Bundle:
+    """A bundle whose index, signature, proofs and manifests were verified; the blobs are, when they are taken.
+
+    Closed at the end of its block.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Open the bundle in `directory`.
+
+        Raises:
+            BundleMissing: there is none, or its export was not finished.
+            BundleInvalid: the index is none, or was not signed by the device that it names.
+            BundleDamaged: a file is missing, of another size, or hashes to something else.
+            ProvenanceInvalid, ManifestInvalid: a model's proof does not hold, or its manifest is not acceptable.
+            DiskFailed: the disk says no.
+        """
+        self.directory = directory
+        self._root = _open_root(directory)
+        try:
+            self.index = self._open_index()
+            self._read_listed(("oci-layout",), self.index.layout, MAX_DERIVED_BYTES)
+            self._read_listed(("index.json",), self.index.index, MAX_DERIVED_BYTES)
+            self._sizes = {blob.digest: blob.size for blob in (*self.index.blobs, *self.index.absent)}
+            self._carried = {blob.digest: blob for blob in self.index.blobs}
+            self._parts = {part.blob: part for part in self.index.parts}
+            self.logs = self._read_logs()
+            proofs = self._read_provenance()
+            self.models = tuple(self._model(model, proofs) for model in self.index.models)
+        except BaseException:
+            os.close(self._root)
+            raise
+
+    def __enter__(self) -> "Bundle":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        os.close(self._root)
+
+    @property
+    def signers(self) -> tuple[DeviceId, ...]:
+        """The devices that have to be known or accepted: the publishers, and the exporter where nobody signed."""
+        return tuple(
+            dict.fromkeys(
+                model.provenance.publisher if model.provenance else self.index.exporter for model in self.models
+            )
+        )
+
+    def checkpoints(self) -> list[tuple[DeviceId, bytes]]:
+        """Return every checkpoint that the bundle shows, to be compared with what was seen: those of logs last."""
+        shown = [
+            (provenance.publisher, provenance.checkpoint)
+            for model in self.models
+            for provenance in map(decode_and_verify_provenance, model.bundles)
+        ]
+        return list(dict.fromkeys(shown + [(log.origin, log.checkpoint) for log in self.logs.values()]))
+
+    def missing(self, store: ModelStore) -> list[Digest]:
+        """Return the blobs that the bundle neither carries nor makes, and that are not here either."""
+        return [
+            blob.digest
+            for blob in self.index.absent
+            if not store.blobs.has(blob.digest) and not self._can_make(store, blob.digest)
+        ]
+
+    def require_bases(self, store: ModelStore) -> None:
+        """Accept when everything that was left out is here.
+
+        Raises:
+            BundleBaseMissing: it names the manifests that have it.
+        """
+        missing = self.missing(store)
+        if missing:
+            raise BundleBaseMissing(self.index.bases, len(missing), sum(self._sizes[digest] for digest in missing))
+
+    def take(self, store: ModelStore, source: str, now_s: int, report: Report) -> int:
+        """Take every model in; return the bytes that were copied. The names move last, when everything is there.
+
+        What came before a kill is taken up again.
+
+        Raises:
+            BundleDamaged: a blob is not what was signed; no name has moved.
+            BundleBaseMissing: what was left out is not here.
+            DiskFull, DiskFailed, PartialBusy, VersionTaken: as the store says.
+        """
+        taking = _Taking(self, store, report)
+        with store.lease(self._sizes) as lease:
+            self.require_bases(store)
+            store.require_space(taking.missing_bytes())
+            for model in self.models:
+                taking.take(model, lease)
+            for model in self.models:
+                store.blobs.publish_bytes(model.manifest_bytes)
+                store.require_readable(model.digest)
+            for model in self.models:
+                for bundle in model.bundles:
+                    store.provenance.save(bundle)
+                store.refs.set(model.name, model.digest, event=RefEvent.IMPORT, source=source, now_s=now_s)
+        with store.lease([part.file for part in self.index.parts]) as leftovers:
+            store.discard(leftovers)  # deltas and patches are of no use any more
+        return taking.copied_bytes
+
+    def part(self, digest: Digest) -> BundledPart | None:
+        """Return how a blob that is not carried is made."""
+        return self._parts.get(digest)
+
+    def carried(self, digest: Digest) -> BundledFile | None:
+        """Return the file of a blob that is carried."""
+        return self._carried.get(digest)
+
+    def carried_models(self) -> Sequence[Manifest]:
+        """Return the manifests of all models."""
+        return [model.manifest for model in self.models]
+
+    @contextmanager
+    def open_blob(self, file: BundledFile) -> Iterator[io.FileIO]:
+        """Give a carried blob's file, not verified but for its size.
+
+        Raises:
+            BundleDamaged: it is not there, no regular file, or of another size.
+        """
+        with self._open(("blobs", "sha256", file.digest), file.size) as opened:
+            yield opened
+
+    def _can_make(self, store: ModelStore, digest: Digest) -> bool:
+        part = self._parts.get(digest)
+        return part is not None and store.blobs.has(part.base)
+
+    def _open_index(self) -> BundleIndex:
+        try:
+            index = self._read((INDEX_FILE,), MAX_INDEX_BYTES)
+            signature = self._read((SIGNATURE_FILE,), MAX_SIGNATURE_BYTES)
+        except BundleDamaged:
+            raise BundleMissing(self.directory, self._exists(UNFINISHED)) from None
+        return open_index(index, signature)
+
+    def _exists(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self._root, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
+    def _read_logs(self) -> dict[DeviceId, CarriedLog]:
+        logs = {}
+        for file in self.index.logs:
+            log = decode_log(self._read_listed(("logs", file.digest), file, MAX_LOG_BYTES))
+            _check_log(log)
+            logs[log.origin] = log
+        return logs
+
+    def _read_provenance(self) -> dict[Digest, tuple[bytes, Provenance]]:
+        found = {}
+        for file in self.index.provenance:
+            content = self._read_listed(("provenance", file.digest), file, MAX_PROVENANCE_BYTES)
+            found[file.digest] = (content, decode_and_verify_provenance(content))
+        return found
+
+    def _model(self, model: BundledModel, proofs: Mapping[Digest, tuple[bytes, Provenance]]) -> CarriedModel:
+        file = self._carried[model.manifest]
+        content = self._read_listed(("blobs", "sha256", file.digest), file, MAX_MANIFEST_BYTES)
+        manifest = parse_manifest(content)
+        for blob in manifest.blobs():
+            if self._sizes.get(blob.digest) != blob.size:
+                raise BundleInvalid(str(model.name), f"needs {blob.digest[:12]}, which is not listed with that size")
+        found = [proofs[digest] for digest in model.provenance]
+        if any(provenance.manifest_digest != model.manifest for _, provenance in found):
+            raise ProvenanceInvalid("bundle", f"is of another model than {model.name}")
+        # The one under the name that the exporter uses; of several names that were signed the first one otherwise.
+        found.sort(key=lambda item: parse_model_name(item[1].name) != model.name)
+        provenance = found[0][1] if found else None
+        name = parse_model_name(provenance.name) if provenance else model.name
+        return CarriedModel(name, model.manifest, manifest, content, provenance, tuple(each for each, _ in found))
+
+    def _read_listed(self, parts: tuple[str, ...], file: BundledFile, max_bytes: int) -> bytes:
+        if file.size > max_bytes:
+            raise BundleInvalid("/".join(parts), f"{file.size} bytes, at most {max_bytes} are read")
+        content = self._read(parts, file.size, file.size)
+        if digest_of(content) != file.digest:
+            raise BundleDamaged("/".join(parts), "is not the file that was signed")
+        return content
+
+    def _read(self, parts: tuple[str, ...], max_bytes: int, size: int | None = None) -> bytes:
+        with self._open(parts, size) as file, _reading(parts):
+            content = bytearray()
+            while len(content) <= max_bytes and (piece := file.read(max_bytes + 1 - len(content))):
+                content += piece
+        if len(content) > max_bytes:
+            raise BundleDamaged("/".join(parts), f"more than {max_bytes} bytes")
+        return bytes(content)
+
+    @contextmanager
+    def _open(self, parts: tuple[str, ...], size: int | None) -> Iterator[io.FileIO]:
+        """Give a regular file below the directory; no part of its path may be a link."""
+        with _reading(parts):
+            descriptor = _open_below(self._root, parts)
+        with io.FileIO(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise BundleDamaged("/".join(parts), "is no regular file")
+            if size is not None and status.st_size != size:
+                raise BundleDamaged("/".join(parts), f"{status.st_size} bytes, {size} were signed")
+            yield file
+
+
+class _Taking:
+    """The blobs of a bundle on their way into the store."""
+
+    def __init__(self, bundle: Bundle, store: ModelStore, report: Report) -> None:
+        self._bundle = bundle
+        self._store = store
+        self._report = report
+        self._total = self.missing_bytes()
+        self.copied_bytes = 0
+        self._arrived = 0
+
+    def missing_bytes(self) -> int:
+        """Return the bytes of the blobs that are not in the store."""
+        blobs = {blob.digest: blob.size for manifest in self._bundle.carried_models() for blob in manifest.blobs()}
+        return sum(size for digest, size in blobs.items() if not self._store.blobs.has(digest))
+
+    def take(self, model: CarriedModel, lease: Lease) -> None:
+        mapped = {layer.digest: layer for layer in model.manifest.layers if layer.chunk_map is not None}
+        for blob in model.manifest.blobs():
+            if self._store.blobs.has(blob.digest):
+                continue
+            file, part = self._bundle.carried(blob.digest), self._bundle.part(blob.digest)
+            layer = mapped.get(blob.digest)
+            if file is None and part is not None and layer is not None:
+                self._make(part, layer, lease)
+            elif file is not None and layer is not None:
+                self._fill(layer, partial(self._copy_chunks, file))
+            elif file is not None:
+                self._copy(file, blob)
+            else:
+                raise BundleBaseMissing(self._bundle.index.bases, 1, blob.size)
+
+    def _copy(self, file: BundledFile, blob: Descriptor) -> None:
+        """Copy a blob whole; it counts only when all of it hashes to its name."""
+        with self._bundle.open_blob(file) as source, self._store.blobs.writer(file.size) as writer:
+            while True:
+                with _reading((file.digest,)):
+                    block = source.read(BLOCK_BYTES)
+                if not block:
+                    break
+                writer.write(block)
+                self._tell(blob.digest, len(block))
+            try:
+                writer.commit(blob.digest)
+            except LayerCorrupt as error:
+                raise BundleDamaged(f"blob {blob.digest[:12]}", "is not the file that was signed") from error
+
+    def _fill(self, layer: Layer, copy: Callable[[PartialLayer], None]) -> None:
+        """Put a mapped layer together chunk by verified chunk; what an earlier attempt has left counts."""
+        chunk_map = self._store.chunk_map(layer)
+        assert chunk_map is not None, "only layers with a chunk map come here"
+        with PartialLayer.open(self._store, layer.digest, layer.size, chunk_map) as arriving:
+            self._arrived += layer.size - arriving.missing_bytes()
+            try:
+                self._arrived += arriving.fill_from_local(self._store.chunks)
+                try:
+                    copy(arriving)
+                finally:
+                    arriving.sync()
+                arriving.finish()
+            except PartialIncomplete as error:
+                raise BundleDamaged(f"blob {layer.digest[:12]}", f"{error.missing} chunks are not in it") from error
+            except (ChunkCorrupt, LayerCorrupt) as error:
+                raise BundleDamaged(f"blob {layer.digest[:12]}", str(error)) from error
+
+    def _copy_chunks(self, file: BundledFile, arriving: PartialLayer) -> None:
+        with self._bundle.open_blob(file) as source:
+            unsynced = 0
+            for index in arriving.missing():
+                chunk = arriving.chunk_map.chunk(index)
+                with _reading((file.digest,)):
+                    data = os.pread(source.fileno(), chunk.length, chunk.offset)
+                arriving.write_chunk(index, data)
+                self._tell(file.digest, chunk.length)
+                unsynced += chunk.length
+                if unsynced >= SYNC_BYTES:
+                    arriving.sync()
+                    unsynced = 0
+
+    def _make(self, part: BundledPart, layer: Layer, lease: Lease) -> None:
+        file = self._bundle.carried(part.file)
+        assert file is not None, "the index was checked"
+        if part.how is How.PATCH:
+            self._fill(layer, partial(self._apply_patch, file))
+            return
+        lease.add(part.file)
+        self._copy(file, Descriptor(file.digest, file.size, ""))
+        try:
+            apply_delta(self._store, part.file, part.base, layer)
+        except DeltaInvalid as error:
+            raise BundleDamaged(f"delta {part.file[:12]}", str(error)) from error
+        self._tell(layer.digest, layer.size)
+
+    def _apply_patch(self, file: BundledFile, arriving: PartialLayer) -> None:
+        """Write the chunks that a patch holds; each is verified, so a patch that lies costs only itself."""
+        with self._bundle.open_blob(file) as source, _reading((file.digest,)):
+            if source.read(len(PATCH_MAGIC)) != PATCH_MAGIC:
+                raise BundleDamaged(f"patch {file.digest[:12]}", "is none of version 1")
+            while number := source.read(_NUMBER_BYTES):
+                index = int.from_bytes(number, "big")
+                if len(number) != _NUMBER_BYTES or index >= len(arriving.chunk_map):
+                    raise BundleDamaged(f"patch {file.digest[:12]}", f"no chunk {index} in this layer")
+                length = arriving.chunk_map.chunk(index).length
+                arriving.write_chunk(index, source.read(length))
+                self._tell(file.digest, length)
+
+    def _tell(self, digest: Digest, count: int) -> None:
+        self.copied_bytes += count
+        self._arrived += count
+        completed = min(self._arrived, self._total)
+        self._report({"status": "importing", "digest": digest, "completed": completed, "total": self._total})
+
+
+def carried_proof(log: CarriedLog | None, sizes: tuple[int, int]) -> Proof | None:
+    """Return the consistency proof between two sizes of a log, from the hashes that a bundle carries; None without."""
+    old, new = sorted(sizes)
+    if log is None or new > len(log.leaves):
+        return None
+    reader = _reader(log)
+    return Proof(tuple(prove_consistency(old, new, reader)), tree_root(old, reader) if old else b"")
+
+
+def _check_log(log: CarriedLog) -> None:
+    """Accept a carried log whose hashes are those under its checkpoint.
+
+    Raises:
+        BundleInvalid: they are not, or its device did not sign the checkpoint.
+    """
+    try:
+        checkpoint = open_checkpoint(log.checkpoint, log.origin)
+    except CheckpointInvalid as error:
+        raise BundleInvalid("log", str(error)) from error
+    if checkpoint.size != len(log.leaves) or tree_root(checkpoint.size, _reader(log)) != checkpoint.root:
+        raise BundleInvalid("log", f"{len(log.leaves)} hashes do not lead to the checkpoint of {log.origin}")
+
+
+def _reader(log: CarriedLog) -> Callable[[int, int], bytes]:
+    return lambda level, index: subtree_hash(log.leaves[index << level : (index + 1) << level])
+
+
+def _open_root(directory: Path) -> int:
+    try:
+        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise BundleMissing(directory, begun=False) from None
+        raise DiskFailed(directory, error) from error
+
+
+def _open_below(root: int, parts: tuple[str, ...]) -> int:
+    """Return the file `parts` below the open directory `root`; every step refuses links."""
+    at = os.dup(root)
+    try:
+        for part in parts[:-1]:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            os.close(at)
+            at = inner
+        return os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+    finally:
+        os.close(at)
+
+
+@contextmanager
+def _reading(parts: tuple[str, ...]) -> Iterator[None]:
+    """Turn what the operating system says about a file of the bundle into an error that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise BundleDamaged("/".join(parts), (error.strerror or "cannot be read").lower()) from error
