@@ -180,7 +180,11 @@ class _Present(Blobs):
 
     def __init__(self, store: ModelStore, expected: Digest) -> None:
         super().__init__(store.layout)
+        self._stored = store.blobs
         self._expected = expected
+
+    def publish_bytes(self, content: bytes) -> Digest:
+        return self._stored.publish_bytes(content)  # its chunk map, which is a blob of its own
 
     def writer(self, expected_bytes: int = 0) -> BlobWriter:
         return _Hasher(self, self._expected)
