@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 # What a hub may ask of the memory of whoever downloads a file that it lists without a SHA-256.
 MAX_PLAIN_BYTES: Final = 64 << 20
+# Below this the question where a file lies in the Xet storage costs more than the storage saves.
+XET_FROM_BYTES: Final = 1 << 20
 REPORT_EVERY_S: Final = 0.25
 MAX_COMMITS_BYTES: Final = 4 << 20
 
@@ -263,7 +265,7 @@ class _Fetching:
         if download.position == file.size:
             return
         try:
-            if xet := self._session.find_xet(repo, commit, file.path):
+            if file.size >= XET_FROM_BYTES and (xet := self._session.find_xet(repo, commit, file.path)):
                 try:
                     self._session.download_xet(xet, download)
                 except HubUnreachable:
