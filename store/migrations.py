@@ -86,7 +86,17 @@ CREATE TABLE feed_devices (
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (PEERS_V1, OFFERS_V1, CHATS_V1)
+# One row for each registry that this person has logged in to; the database itself is what keeps the password secret.
+LOGINS_V1: Final = """
+CREATE TABLE registry_logins (
+    host TEXT PRIMARY KEY,
+    username TEXT NOT NULL,
+    password TEXT NOT NULL,
+    added_s INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (PEERS_V1, OFFERS_V1, CHATS_V1, LOGINS_V1)
 
 
 def schema_version(connection: Any) -> int:

@@ -9,7 +9,7 @@ from typing import Final
 
 from protocol.canonical_json import Json, encode_json
 from protocol.digest import Digest, format_oci_digest
-from protocol.manifest import ARTIFACT_TYPE, MANIFEST_MEDIA_TYPE, MAX_MANIFEST_BYTES, Descriptor
+from protocol.manifest import ARTIFACT_TYPE, MANIFEST_MEDIA_TYPE, Descriptor
 from protocol.oci_name import oci_tags
 from protocol.referrer import INDEX_MEDIA_TYPE
 from store.disk import READ_ONLY, disk_errors, flush_directory, flush_file
@@ -129,10 +129,8 @@ def _index(store: ModelStore, model: StoredModel, referrers: list[ReferrerManife
 
 
 def _write(path: Path, content: bytes) -> None:
-    with disk_errors(path, len(content)):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(descriptor, READ_ONLY)
-            flush_file(descriptor)
+    with disk_errors(path, len(content)), path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fchmod(file.fileno(), READ_ONLY)
+        flush_file(file.fileno())

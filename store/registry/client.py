@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from protocol.digest import Digest, digest_of, format_oci_digest, parse_digest
@@ -66,6 +66,17 @@ class RegistryClient:
     def push_scope(self) -> tuple[str, ...]:
         """What a token must allow for writing."""
         return (f"repository:{self.reference.repository}:pull,push",)
+
+    def check_login(self) -> None:
+        """Return when the registry accepts the login, as far as it tells before something is asked of it.
+
+        Raises:
+            RegistryLoginRefused: it does not.
+            RegistryUnknown, RegistryRefused: there is no registry at this address.
+        """
+        url = f"{self.reference.origin}/v2/"
+        with self.session.request("GET", url, "anything", scopes=(), expected={200}):
+            return
 
     def manifest(self, key: str) -> FetchedManifest:
         """Return the manifest or index under a tag or a `sha256:…` digest; at most 4 MiB.
@@ -232,8 +243,3 @@ class RegistryClient:
             reason = f"bytes {got.start} to {got.end} of {got.total}, not {start} to {end} of {size}"
             raise AnswerMismatch(self.reference.host, what, reason)
         return start, end - start
-
-
-def at_digest(reference: Reference, digest: Digest) -> Reference:
-    """Return the reference to one exact manifest of the same repository."""
-    return replace(reference, digest=digest)

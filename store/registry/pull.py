@@ -1,12 +1,14 @@
 """A model from a registry: every byte checked by hash, the name moved last, and nothing kept that nobody wants."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from identity.did import DeviceId
 from protocol.digest import Digest, format_oci_digest
 from protocol.manifest import ARTIFACT_TYPE, MANIFEST_MEDIA_TYPE, Manifest, parse_manifest
 from protocol.model_name import ModelName, format_model_name
+from protocol.provenance import decode_and_verify_provenance
 from protocol.referrer import INDEX_MEDIA_TYPE, parse_index
 from protocol.registry import Reference
 from store.models import ModelStore
@@ -43,6 +45,7 @@ def pull_model(
     report: Report,
     login: Login | None = None,
     deltas: bool = True,
+    distrusted: Callable[[DeviceId], bool] = lambda _: False,
     pace: Pace | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> PullReport:
@@ -50,6 +53,7 @@ def pull_model(
 
     `report` is told each step and may raise to stop; so may `check`, several times a second. What arrived by then is
     kept for the next time. Order: manifest → lease → space → chunk maps, config, layers → manifest → provenance → name.
+    The signature of a `distrusted` publisher counts as none.
 
     Raises:
         RegistryError, RegistryAnswerInvalid: the registry does not give it, or not as it promised.
@@ -71,7 +75,7 @@ def pull_model(
             layers = LayerPull(client, store, offered, lease, report, deltas)
             _take_blobs(layers, manifest)
             report({"status": "writing manifest"})
-            publisher = _keep(store, fetched, offered, name, reference)
+            publisher = _keep(store, fetched, _trusted(offered, distrusted, report), name, reference)
     tally = layers.tally
     return PullReport(
         name, fetched.digest, publisher, tally.moved, tally.reused, tally.resumed, time.monotonic() - began_s
@@ -108,14 +112,28 @@ def _take_blobs(layers: LayerPull, manifest: Manifest) -> None:
         layers.take_layer(layer)
 
 
-def _keep(store: ModelStore, fetched: FetchedManifest, offered: Offered, name: ModelName, reference: Reference) -> str:
+def _trusted(offered: Offered, distrusted: Callable[[DeviceId], bool], report: Report) -> list[bytes]:
+    """Return the bundles of publishers that were not stopped; who was is told."""
+    trusted = []
+    for bundle in offered.bundles:
+        publisher = decode_and_verify_provenance(bundle).publisher
+        if distrusted(publisher):
+            report({"status": f"the signature of {publisher} does not count: that device was stopped"})
+        else:
+            trusted.append(bundle)
+    return trusted
+
+
+def _keep(
+    store: ModelStore, fetched: FetchedManifest, bundles: Sequence[bytes], name: ModelName, reference: Reference
+) -> str:
     """Publish the manifest, keep its provenance, move the name: in this order, so that a kill leaves no half.
 
     Return who signed it under this name, else who signed it at all, else "".
     """
     store.blobs.publish_bytes(fetched.data)
     store.require_readable(fetched.digest)
-    signed = [store.provenance.save(bundle) for bundle in offered.bundles]
+    signed = [store.provenance.save(bundle) for bundle in bundles]
     source = f"registry {reference.host}/{reference.repository}:{reference.tag}"
     store.refs.set(name, fetched.digest, event=RefEvent.PULL, source=source)
     here = [provenance.publisher for provenance in signed if provenance.name == format_model_name(name)]

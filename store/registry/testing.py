@@ -1,4 +1,4 @@
-"""A real registry for tests: Debian's docker-registry as a process of its own on loopback, open, by login or by token."""
+"""A real registry for tests: Debian's docker-registry as a process on loopback, open, by login or by token."""
 
 import base64
 import json
@@ -90,7 +90,7 @@ def _running(directory: Path, more: dict[str, object]) -> Iterator[RunningRegist
         **more,
     }
     config.write_text(json.dumps(document))  # JSON is YAML
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: S603 - a fixed program and a file that was just written
         [PROGRAM, "serve", str(config)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     lines: list[str] = []
