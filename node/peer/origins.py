@@ -34,6 +34,7 @@ from store.offers import Offers
 REQUEST_S: Final = 20.0
 MAX_STRANGE_ORIGINS: Final = 64
 _NO_PROOF: Final = Proof((), b"")
+Carried = Callable[[int, int], Proof | None]
 
 _log = logging.getLogger("tilenode.origins")
 
@@ -90,10 +91,11 @@ class Origins:
             await self._transport.disconnect(origin)
         raise OriginStopped(origin)
 
-    async def follow(self, origin: DeviceId, note: bytes) -> None:
+    async def follow(self, origin: DeviceId, note: bytes, carried: Carried = lambda *_: None) -> None:
         """Check that a checkpoint of `origin` and the newest one seen are states of one log; keep the newer one.
 
-        The proof comes from the origin itself; of this device's own log, from the log. Raises:
+        The proof comes from the origin itself; of this device's own log, from the log; or it is at hand: `carried`
+        gives it for two sizes, the smaller one first. Raises:
             LogRolledBack: it is of this device's own log, and shows that this log was set back.
             TooManyOrigins: it is the first note of a log, of a device that is not linked, and 64 of these are in use.
             OriginStopped: the two show a fork, or one was shown before. The evidence is kept.
@@ -110,7 +112,7 @@ class Origins:
             latest = await self._threads.store(self._seen.latest, origin)
             if latest is None:
                 await self._require_room(origin)
-            proof = await self._proof_between(origin, latest, checkpoint)
+            proof = await self._proof_between(origin, latest, checkpoint, carried)
             try:
                 await self._threads.store(self._seen.advance, note, origin, proof.hashes, proof.old_root or None)
             except LogForked as error:
@@ -154,10 +156,15 @@ class Origins:
         """Return the newest checkpoints seen of up to `limit` other devices, that of `peer` first: what to tell it."""
         return await self._threads.store(self._known_checkpoints, peer, limit)
 
-    async def _proof_between(self, origin: DeviceId, latest: SeenCheckpoint | None, found: Checkpoint) -> Proof:
+    async def _proof_between(
+        self, origin: DeviceId, latest: SeenCheckpoint | None, found: Checkpoint, carried: Carried
+    ) -> Proof:
         if latest is None or latest.size in (0, found.size):
             return _NO_PROOF
         small, large = sorted((latest.size, found.size))
+        at_hand = carried(small, large)
+        if at_hand is not None:
+            return at_hand
         try:
             # Nothing has to be proven of an empty log but that its origin still has what was seen.
             proof = await self._request_proof(ProofRequest(origin, small or large, large))
