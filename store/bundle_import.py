@@ -395,9 +395,8 @@ class _Taking:
         self._report({"status": "importing", "digest": digest, "completed": completed, "total": self._total})
 
 
-def carried_proof(log: CarriedLog | None, sizes: tuple[int, int]) -> Proof | None:
+def carried_proof(log: CarriedLog | None, old: int, new: int) -> Proof | None:
     """Return the consistency proof between two sizes of a log, from the hashes that a bundle carries; None without."""
-    old, new = sorted(sizes)
     if log is None or new > len(log.leaves):
         return None
     reader = _reader(log)
