@@ -3,6 +3,8 @@
 from fastapi import FastAPI
 
 from node.control.ask import AskRoutes
+from node.control.bundles import BundleRoutes
+from node.control.build import BuildRoutes
 from node.control.chats import ChatRoutes
 from node.control.link import LinkRoutes
 from node.control.models import ModelRoutes
@@ -21,11 +23,13 @@ def build_control(node: Node) -> FastAPI:
     for routes in (
         NodeRoutes(node),
         ModelRoutes(node),
+        BuildRoutes(node),
         AskRoutes(node),
         LinkRoutes(node),
         ChatRoutes(node),
         RegistryServerRoutes(node),
         RepairRoutes(node),
+        BundleRoutes(node),
     ):
         app.include_router(routes.router())
     return app
