@@ -348,13 +348,15 @@ class DeltaInvalid(ProtocolError):
 class RecipeInvalid(ProtocolError):
     """A recipe that does not parse: where, what was expected there, what stood there, the nearest known word.
 
-    `line` and `column` count from 1, `column` in characters.
+    `line` and `column` count from 1, `column` in characters. `remedy` is the hint where one is known.
     """
 
     file = "recipe"
     example = ""
 
-    def __init__(self, line: int, column: int, expected: str, found: str, nearest: str | None = None) -> None:
+    def __init__(
+        self, line: int, column: int, expected: str, found: str, nearest: str | None = None, remedy: str = ""
+    ) -> None:
         suggestion = f"; did you mean {nearest}?" if nearest else ""
         super().__init__(f"{self.file} line {line}, column {column}: expected {expected}, found {found}{suggestion}")
         self.line = line
@@ -362,7 +364,7 @@ class RecipeInvalid(ProtocolError):
         self.expected = expected
         self.found = found
         self.nearest = nearest
-        self.hint = f"write {nearest} there" if nearest else self.example
+        self.hint = remedy or (f"write {nearest} there" if nearest else self.example)
 
 
 class ModelfileInvalid(RecipeInvalid):

@@ -2,19 +2,18 @@
 
 import difflib
 import json
-import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
 from protocol.errors import MirInvalid, ModelfileInvalid
+from protocol.foreign_words import FOREIGN_INSTRUCTIONS, FOREIGN_PARAMETERS
 from protocol.mir import format_mir, parse_mir
+from protocol.parameters import MAX_STOPS, PARAMETERS, Parameter, Value
 
 MAX_MODELFILE_CHARS: Final = 1 << 20
 ROLES: Final = ("system", "user", "assistant")
-
-Value = str | int | float
 
 
 @dataclass(frozen=True)
@@ -31,43 +30,6 @@ class Modelfile:
     mir: str | None = None
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter's type and range, both ends included."""
-
-    kind: type[str] | type[int] | type[float]
-    low: float = 0
-    high: float = 0
-
-    @property
-    def expected(self) -> str:
-        """The range in words."""
-        if self.kind is str:
-            return "text"
-        return f"a {'whole ' if self.kind is int else ''}number from {self.low} to {self.high}"
-
-    def read(self, text: str) -> int | float | None:
-        """Return the number that `text` spells, None where it is none within the range."""
-        pattern = _INTEGER if self.kind is int else _NUMBER
-        number = (int(text) if self.kind is int else float(text)) if pattern.fullmatch(text) else math.nan
-        return number if self.low <= number <= self.high else None
-
-
-PARAMETERS: Final[dict[str, Parameter]] = {
-    "num_ctx": Parameter(int, 1, 1 << 24),
-    "repeat_last_n": Parameter(int, -1, 1 << 24),
-    "repeat_penalty": Parameter(float, 0.001, 10),
-    "temperature": Parameter(float, 0, 10),
-    "seed": Parameter(int, 0, (1 << 63) - 1),
-    "stop": Parameter(str),
-    "num_predict": Parameter(int, -1, (1 << 31) - 1),
-    "top_k": Parameter(int, 0, (1 << 31) - 1),
-    "top_p": Parameter(float, 0, 1),
-    "min_p": Parameter(float, 0, 1),
-}
-
-_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,20}", re.ASCII)
-_NUMBER: Final = re.compile(r"[+-]?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})?", re.ASCII)
 _BLANK: Final = re.compile(r"[ \t]*")
 _WORD: Final = re.compile(r"[^ \t\n]+")
 _REST: Final = re.compile(r"[^\n]*")
@@ -191,8 +153,8 @@ class _Parser:
         read = self.instructions.get(word.upper())
         if read is None:
             self.position = start
-            nearest = _nearest(word.upper(), self.instructions)
-            self.fail(f"an instruction ({', '.join(self.instructions)})", _quote(word), nearest)
+            expected = f"an instruction ({', '.join(self.instructions)})"
+            self.fail_unknown(expected, word, _nearest(word.upper(), self.instructions), FOREIGN_INSTRUCTIONS)
         self.skip_blank()
         read(start)
 
@@ -212,16 +174,24 @@ class _Parser:
         known = PARAMETERS.get(name.lower())
         if known is None:
             self.position = at
-            self.fail(f"a parameter ({', '.join(PARAMETERS)})", _quote(name), _nearest(name.lower(), PARAMETERS))
+            expected = f"a parameter ({', '.join(PARAMETERS)})"
+            self.fail_unknown(expected, name, _nearest(name.lower(), PARAMETERS), FOREIGN_PARAMETERS)
         if name.lower() != "stop":
             self.require_first(f"PARAMETER {name.lower()}", start)
         self.skip_blank()
+        if name.lower() == "stop" and sum(known == "stop" for known, _ in self.parameters) == MAX_STOPS:
+            self.position = start
+            self.fail(f"at most {MAX_STOPS} PARAMETER stop", "one more")
         self.parameters.append((name.lower(), self.parameter_value(known)))
 
     def parameter_value(self, known: Parameter) -> Value:
-        if known.kind is str:
-            return self.value()
         start = self.position
+        if known.kind is str:
+            found = self.value()
+            if not known.takes(found):
+                self.position = start
+                self.fail(known.expected, _quote(found))
+            return found
         text = self.word(known.expected)
         number = known.read(text)
         if number is None:
@@ -340,9 +310,15 @@ class _Parser:
     def line_of(self, position: int) -> int:
         return self.text.count("\n", 0, position) + 1
 
-    def fail(self, expected: str, found: str, nearest: str | None = None) -> NoReturn:
+    def fail_unknown(self, expected: str, word: str, nearest: str | None, foreign: Mapping[str, str]) -> NoReturn:
+        """Refuse a word; of one that other programs know, the hint says what became of it."""
+        if remedy := foreign.get(word.upper()) or foreign.get(word.lower()):
+            self.fail(expected, f"{_quote(word)}, which other programs know", remedy=remedy)
+        self.fail(expected, _quote(word), nearest)
+
+    def fail(self, expected: str, found: str, nearest: str | None = None, remedy: str = "") -> NoReturn:
         column = self.position - self.text.rfind("\n", 0, self.position)
-        raise ModelfileInvalid(self.line_of(self.position), column, expected, found, nearest)
+        raise ModelfileInvalid(self.line_of(self.position), column, expected, found, nearest, remedy)
 
 
 def _nearest(word: str, known: Iterable[str]) -> str | None:

@@ -9,7 +9,8 @@ from typing import Final, NoReturn
 
 from protocol.errors import ModelNameInvalid, ModelSpecInvalid, RevisionUnpinned
 from protocol.model_name import ModelName, parse_model_name
-from protocol.modelfile import PARAMETERS, Modelfile, Value
+from protocol.modelfile import Modelfile
+from protocol.parameters import MAX_STOPS, PARAMETERS, Value
 from protocol.quantization import Quantization
 from protocol.yaml_tree import Items, Node, Place, Table, Text, parse_yaml_tree
 
@@ -19,8 +20,8 @@ KEYS: Final = (
     "license",
 )  # fmt: skip
 BASE_KEYS: Final = ("hf_repo", "revision", "path")
+HUB_PREFIX: Final = "hf:"
 MAX_WORD_CHARS: Final = 4096
-MAX_STOPS: Final = 64
 
 _PATH_STARTS: Final = (".", "/", "~")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}", re.ASCII)
@@ -129,7 +130,8 @@ def spec_modelfile(spec: ModelSpec) -> Modelfile:
 
 def _base(spec: ModelSpec) -> str:
     if spec.hf_repo is not None:
-        return f"{spec.hf_repo}@{spec.revision}" if spec.revision else spec.hf_repo
+        repo = f"{HUB_PREFIX}{spec.hf_repo}"  # the prefix: a stored model or a directory may have the same name
+        return f"{repo}@{spec.revision}" if spec.revision else repo
     path = spec.path or ""
     return path if path.startswith(_PATH_STARTS) else f"./{path}"
 
@@ -234,10 +236,17 @@ def _read_defaults(node: Node) -> tuple[tuple[str, Value], ...]:
 
 def _read_stops(node: Node) -> list[str]:
     if not isinstance(node, Items):
-        return [_require_text(node).value]
+        return [_read_stop(node)]
     if len(node.values) > MAX_STOPS:
         _fail(node.place, f"at most {MAX_STOPS} texts", str(len(node.values)))
-    return [_require_text(item).value for item in node.values]
+    return [_read_stop(item) for item in node.values]
+
+
+def _read_stop(node: Node) -> str:
+    text = _require_text(node)
+    if not PARAMETERS["stop"].takes(text.value):
+        _fail(text.place, PARAMETERS["stop"].expected, _quote(text.value))
+    return text.value
 
 
 def _read_number(name: str, node: Node) -> int | float:

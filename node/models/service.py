@@ -272,8 +272,10 @@ def _words(
         if not has_template:
             raise CapabilityMissing(f'"{request.model}"', "chat")
         opens_with_system = bool(request.messages) and request.messages[0].get("role") == "system"
-        first = [{"role": "system", "content": system}] if system and not opens_with_system else []
-        return None, [*first, *examples, *request.messages]
+        # The system's words stay first: templates take them from there only.
+        own = [request.messages[0]] if opens_with_system else []
+        first = [{"role": "system", "content": system}] if system and not opens_with_system else own
+        return None, [*first, *examples, *request.messages[len(own) :]]
     prompt = request.prompt or ""
     if request.raw:
         return prompt, None

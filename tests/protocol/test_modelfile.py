@@ -24,8 +24,9 @@ REFUSED = json.loads((VECTORS / "refused.json").read_text())
 
 AWKWARD = st.lists(st.sampled_from(['"', '"""', "\n", " ", "\t", "\r", "#", 'json"', "a", "\\", "\x00", "\u2028", "é"]))
 texts = st.one_of(AWKWARD.map("".join), st.text(st.characters(exclude_categories=["Cs"])))
+stops = texts.filter(lambda text: 0 < len(text.encode()) <= 1024)
 numbers = st.one_of(
-    st.tuples(st.just("num_ctx"), st.integers(1, 1 << 24)),
+    st.tuples(st.just("num_ctx"), st.integers(1, 1 << 22)),
     st.tuples(st.just("temperature"), st.floats(0, 10)),
     st.tuples(st.just("min_p"), st.floats(0, 1)),
     st.tuples(st.just("seed"), st.integers(0, (1 << 63) - 1)),
@@ -34,7 +35,7 @@ modelfiles = st.builds(
     Modelfile,
     base=texts.filter(bool),
     parameters=st.tuples(
-        st.lists(numbers, unique_by=lambda pair: pair[0]), st.lists(texts.map(lambda text: ("stop", text)))
+        st.lists(numbers, unique_by=lambda pair: pair[0]), st.lists(stops.map(lambda text: ("stop", text)), max_size=32)
     ).map(lambda pair: (*pair[0], *pair[1])),
     template=st.none() | texts,
     system=st.none() | texts,
@@ -96,6 +97,42 @@ def test_the_place_of_an_error_does_not_depend_on_line_ends(line_end: str) -> No
     with pytest.raises(ModelfileInvalid) as caught:
         parse_modelfile(text)
     assert (caught.value.line, caught.value.column, caught.value.nearest) == (6, 2, "MESSAGE")
+
+
+@pytest.mark.parametrize(
+    ("line", "says", "hint"),
+    [
+        ("PARAMETER num_gpu 1", "num_gpu", "would change nothing here"),
+        ("PARAMETER mirostat 2", "mirostat", "not supported here"),
+        ("PARAMETER Frequency_Penalty 1", "Frequency_Penalty", "repeat_penalty"),
+        ("RENDERER qwen3-coder", "RENDERER", "the model's own template"),
+        ("Parser qwen3-coder", "Parser", "take the line out"),
+        ("REQUIRES 0.14.0", "REQUIRES", "take the line out"),
+    ],
+)
+def test_words_of_other_programs_are_refused_with_what_to_do(line: str, says: str, hint: str) -> None:
+    with pytest.raises(ModelfileInvalid, match=says) as caught:
+        parse_modelfile(f"FROM demo\n{line}\n")
+    assert (caught.value.line, caught.value.nearest) == (2, None)
+    assert hint in caught.value.hint
+
+
+def test_stops_are_bounded_as_the_worker_bounds_them() -> None:
+    line = "PARAMETER stop x\n"
+    assert len(parse_modelfile("FROM a\n" + 32 * line).parameters) == 32
+    for text in ("FROM a\n" + 33 * line, "FROM a\nPARAMETER stop " + 1025 * "x", 'FROM a\nPARAMETER stop ""'):
+        with pytest.raises(ModelfileInvalid, match="expected"):
+            parse_modelfile(text)
+
+
+def test_a_mir_name_is_kept_in_its_one_spelling_and_a_bad_one_has_its_place() -> None:
+    parsed = parse_modelfile('FROM a\nMIR "MIR:Model.ART.Qwen/Qwen2.5-7B:MLX_Q4"\n')
+    assert parsed.mir == "mir:model.art.qwen2:mlx-q4"
+    for text in ("FROM a\nMIR mir:model.arrt.x:y", 'FROM a\nMIR "mir:model.arrt.x:y"'):
+        with pytest.raises(ModelfileInvalid) as caught:
+            parse_modelfile(text)
+        assert (caught.value.line, caught.value.nearest) == (2, "art")
+        assert text.splitlines()[1][caught.value.column - 1 :].startswith("arrt")
 
 
 def test_a_file_over_the_limit_is_refused() -> None:

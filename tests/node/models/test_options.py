@@ -4,6 +4,8 @@ import pytest
 
 from node.models.errors import CapabilityMissing, OptionInvalid
 from node.models.options import resolve_options
+from protocol.modelfile import parse_modelfile
+from protocol.parameters import PARAMETERS
 from protocol.worker import MAX_SEED
 
 
@@ -77,3 +79,11 @@ def test_an_option_that_would_change_the_answer_is_refused_unless_it_is_off() ->
 
 def test_options_for_another_runtime_are_taken_and_unknown_ones_are_named() -> None:
     assert resolve_options({}, (), {"num_gpu": 99, "num_thread": 4, "temprature": 0}).unknown == ("temprature",)
+
+
+def test_every_parameter_at_its_ends_is_taken_when_the_model_answers() -> None:
+    for name, known in PARAMETERS.items():
+        for value in ("x" * 1024,) if known.kind is str else (known.low, known.high):
+            text = value if isinstance(value, str) else repr(known.kind(value))
+            parsed = parse_modelfile(f"FROM a\nPARAMETER {name} {text}")
+            assert not resolve_options({}, parsed.parameters, {}).unknown
