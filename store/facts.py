@@ -3,10 +3,9 @@
 A manifest's digest fixes its facts, and a bundle's digest fixes whose it is; only what was verified is written here.
 """
 
-import json
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +14,10 @@ from store.derived import DerivedDatabase
 
 VERSION: Final = 1
 _SCHEMA: Final = """
-CREATE TABLE models (manifest TEXT PRIMARY KEY, facts TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE models (
+    manifest TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL, format TEXT NOT NULL, family TEXT NOT NULL,
+    parameter_size TEXT NOT NULL, precision TEXT NOT NULL, mir TEXT NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE bundles (bundle TEXT PRIMARY KEY, publisher TEXT NOT NULL, name TEXT NOT NULL) WITHOUT ROWID;
 """
 
@@ -46,16 +48,17 @@ class FactsCache:
     def __init__(self, path: Path) -> None:
         self._rows = DerivedDatabase(path, _SCHEMA, VERSION)
 
-    def models(self) -> dict[Digest, ModelFacts]:
-        """Return what is known of every manifest."""
-        rows = self._rows.run(lambda connection: connection.execute("SELECT manifest, facts FROM models").fetchall())
-        return {Digest(manifest): facts for manifest, text in rows or () if (facts := _parse(text)) is not None}
+    def model(self, manifest: Digest) -> ModelFacts | None:
+        """Return what is known of a manifest."""
+        query = "SELECT size_bytes, format, family, parameter_size, precision, mir FROM models WHERE manifest = ?"
+        row = self._rows.run(lambda connection: connection.execute(query, (manifest,)).fetchone())
+        return ModelFacts(*row) if row else None
 
-    def bundles(self) -> dict[Digest, Signature]:
-        """Return what is known of every verified bundle."""
-        query = "SELECT bundle, publisher, name FROM bundles"
-        rows = self._rows.run(lambda connection: connection.execute(query).fetchall())
-        return {Digest(bundle): Signature(publisher, name) for bundle, publisher, name in rows or ()}
+    def signature(self, bundle: Digest) -> Signature | None:
+        """Return what is known of a verified bundle."""
+        query = "SELECT publisher, name FROM bundles WHERE bundle = ?"
+        row = self._rows.run(lambda connection: connection.execute(query, (bundle,)).fetchone())
+        return Signature(*row) if row else None
 
     def add(self, models: Mapping[Digest, ModelFacts], bundles: Mapping[Digest, Signature]) -> None:
         """Remember these, in one transaction."""
@@ -71,20 +74,11 @@ class FactsCache:
         self._rows.close()
 
 
-def _parse(text: str) -> ModelFacts | None:
-    try:
-        facts = ModelFacts(**json.loads(text))
-    except (ValueError, TypeError):
-        return None
-    texts = (facts.format, facts.family, facts.parameter_size, facts.precision, facts.mir)
-    return facts if type(facts.size_bytes) is int and all(isinstance(each, str) for each in texts) else None
-
-
 def _insert(
     connection: sqlite3.Connection, models: Mapping[Digest, ModelFacts], bundles: Mapping[Digest, Signature]
 ) -> None:
-    rows = ((manifest, json.dumps(asdict(facts))) for manifest, facts in models.items())
-    connection.executemany("INSERT OR REPLACE INTO models VALUES (?, ?)", rows)
+    rows = ((manifest, *astuple(facts)) for manifest, facts in models.items())
+    connection.executemany("INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
     signed = ((bundle, signature.publisher, signature.name) for bundle, signature in bundles.items())
     connection.executemany("INSERT OR REPLACE INTO bundles VALUES (?, ?, ?)", signed)
 

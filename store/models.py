@@ -2,18 +2,20 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from protocol.chunkmap import ChunkMap, decode_chunk_map
 from protocol.digest import Digest
-from protocol.errors import ManifestInvalid, ModelNameInvalid, ProtocolError
-from protocol.manifest import MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, MIR, Layer, Manifest, parse_manifest
-from protocol.model_config import ModelConfig, parse_config
+from protocol.errors import ModelNameInvalid, ProtocolError
+from protocol.manifest import MAX_MANIFEST_BYTES, Layer, Manifest, parse_manifest
+from protocol.model_config import ModelConfig
 from protocol.model_name import ModelName, format_model_name, parse_model_name
-from protocol.modelfile import MAX_MODELFILE_CHARS, Modelfile, parse_modelfile
+from protocol.modelfile import Modelfile
 from store.blobs import Blobs
 from store.chunks import ChunkIndex
+from store.contents import HERE, MAX_MODELFILE_BYTES, MODELFILE, read_facts, read_model
 from store.disk import remove_orphans, require_space
 from store.errors import (
     BlobMissing,
@@ -25,7 +27,7 @@ from store.errors import (
     VersionPinned,
     VersionUnknown,
 )
-from store.facts import FactsCache, ModelFacts
+from store.facts import FactsCache
 from store.gc import free
 from store.layout import Layout
 from store.leases import Lease, Leases
@@ -35,10 +37,9 @@ from store.provenance import ProvenanceFiles, signature_of
 from store.reach import closure
 from store.refs import RefEntry, Refs, Version
 
-MODELFILE: Final = "Modelfile"
-HERE: Final = "."  # what FROM says in a stored recipe: the weights beside it
+__all__ = ["HERE", "MAX_MODELFILE_BYTES", "MODELFILE", "ModelStore", "RemoveReport", "StoredModel", "VerifyReport"]
+
 MIN_DIGEST_CHARS: Final = 6
-MAX_MODELFILE_BYTES: Final = 4 * MAX_MODELFILE_CHARS
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class ModelStore:
             BlobMissing, LayerCorrupt: its manifest, config or Modelfile is gone or was changed.
             ManifestInvalid, ModelfileInvalid: they are there and cannot be read.
         """
-        self._read(digest)
+        read_model(self.blobs, digest)
 
     def manifest(self, digest: Digest) -> Manifest:
         """Return a stored manifest, verified and parsed.
@@ -304,7 +305,7 @@ class ModelStore:
 
         Unlike `list` this parses no manifest that was listed before and checks no signature twice.
         """
-        return Listing(self.layout, self.facts, self._facts_of, signature_of).models()
+        return Listing(self.layout, self.facts, partial(read_facts, self.blobs), signature_of).models()
 
     def list(self) -> list[StoredModel]:
         """Return every model whose manifest can be read, in name order; `problems` has the others."""
@@ -336,7 +337,7 @@ class ModelStore:
                 yield entry.name, fault
 
     def _load(self, entry: RefEntry) -> StoredModel:
-        manifest, config, modelfile = self._read(entry.digest)
+        manifest, config, modelfile = read_model(self.blobs, entry.digest)
         return StoredModel(
             name=entry.name,
             digest=entry.digest,
@@ -345,28 +346,6 @@ class ModelStore:
             config=config,
             modified_s=entry.modified_s,
         )
-
-    def _read(self, digest: Digest) -> tuple[Manifest, ModelConfig, Modelfile]:
-        manifest = self.manifest(digest)
-        config = parse_config(self.blobs.read(manifest.config.digest, MAX_CONFIG_BYTES))
-        recipe = manifest.layer(MODELFILE)
-        return manifest, config, self._recipe(recipe) if recipe else Modelfile(HERE)
-
-    def _facts_of(self, digest: Digest) -> ModelFacts | None:
-        try:
-            manifest, config, _ = self._read(digest)
-        except (StoreError, ProtocolError):
-            return None
-        mir = manifest.annotations.get(MIR, "")
-        about = (config.format, config.family, config.parameter_size, config.precision)
-        return ModelFacts(manifest.size_bytes, *about, mir)
-
-    def _recipe(self, layer: Layer) -> Modelfile:
-        content = self.blobs.read(layer.digest, MAX_MODELFILE_BYTES)
-        try:
-            return parse_modelfile(content.decode())
-        except UnicodeDecodeError as error:
-            raise ManifestInvalid(MODELFILE, f"no UTF-8 at byte {error.start}") from None
 
     def _history_if_readable(self, name: ModelName) -> tuple[Version, ...]:
         try:

@@ -1,5 +1,6 @@
 """The file behind a name: every version that it stood for, the last one being what it is now (specs/0022)."""
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -142,19 +143,40 @@ def ref_path(manifests: Path, name: ModelName) -> Path:
 
 
 def ref_paths(manifests: Path) -> Iterator[tuple[ModelName, Path]]:
-    """Yield every name with its file, in no order; files in another spelling were not put there by this program."""
-    for folder in manifests.glob("*/*/*"):
-        host, namespace, name = folder.parts[-3:]
-        for path in folder.glob(f"*{SUFFIX}"):
-            parsed = parse_ref_name(manifests, path, f"{host}/{namespace}/{name}:{path.name.removesuffix(SUFFIX)}")
-            if parsed is not None:
-                yield parsed, path
+    """Yield every name in order with its file; files in another spelling were not put there by this program.
+
+    One folder is read at a time, so that the first name of a thousand is there at once.
+    """
+    for host in _folders(manifests):
+        for namespace in _folders(host.path):
+            for folder in _folders(namespace.path):
+                prefix = f"{host.name}/{namespace.name}/{folder.name}:"
+                found = (parse_ref_name(prefix, file) for file in _names(folder.path))
+                for name, file in sorted(each for each in found if each is not None):
+                    yield name, Path(folder.path, file)
 
 
-def parse_ref_name(manifests: Path, path: Path, text: str) -> ModelName | None:
-    """Return the name that `text` spells if `path` is its file."""
+def parse_ref_name(prefix: str, file: str) -> tuple[ModelName, str] | None:
+    """Return the name that `prefix` (`host/namespace/name:`) and a file's name spell, if that is how it is spelt."""
     try:
-        parsed = parse_model_name(text)
+        name = parse_model_name(prefix + file.removesuffix(SUFFIX))
     except ModelNameInvalid:
         return None
-    return parsed if ref_path(manifests, parsed) == path else None
+    spelt = f"{name.host}/{name.namespace}/{name.name}:{format_tag(name)}{SUFFIX}"
+    return (name, file) if spelt == prefix + file else None
+
+
+def _folders(directory: Path | str) -> "list[os.DirEntry[str]]":
+    try:
+        with os.scandir(directory) as found:
+            return sorted((entry for entry in found if entry.is_dir()), key=lambda entry: entry.name)
+    except FileNotFoundError:  # removed meanwhile
+        return []
+
+
+def _names(directory: Path | str) -> list[str]:
+    try:
+        with os.scandir(directory) as found:
+            return [entry.name for entry in found if entry.name.endswith(SUFFIX)]
+    except FileNotFoundError:  # removed meanwhile
+        return []

@@ -172,11 +172,10 @@ class Refs:
         folder = self._layout.ref_path(name.moving).parent
         found = {}
         for path in sorted(folder.glob(f"{name.tag}@*{SUFFIX}")):
-            version = path.name.removesuffix(SUFFIX).removeprefix(f"{name.tag}@")
-            parsed = parse_ref_name(self._layout.manifests, path, f"{format_model_name(name.moving)}@{version}")
+            parsed = parse_ref_name(f"{name.host}/{name.namespace}/{name.name}:", path.name)
             with suppress(RefCorrupt):
                 if parsed is not None and (history := read_ref(path)):
-                    found[version] = history[-1].digest
+                    found[parsed[0].version] = history[-1].digest
         return found
 
     def unreadable(self) -> list[RefCorrupt]:
