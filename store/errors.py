@@ -837,7 +837,7 @@ class BundleTargetUsed(StoreError):
     def __init__(self, directory: Path, found: str) -> None:
         super().__init__(f"{directory}: {found}")
         self.directory = directory
-        self.hint = f"name a new directory: --to {directory / 'models'}"
+        self.hint = f"name a new directory: --to {directory.with_name(f'{directory.name}-2')}"
 
 
 class BundleBaseMissing(StoreError):
