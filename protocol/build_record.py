@@ -29,10 +29,11 @@ _KEYS: Final = {"content", "created", "quantization", "recipe", "sources", "toke
 
 
 class SourceKind(StrEnum):
-    """Where files came from: a local directory, a model hub at a commit, a stored model, or the program itself."""
+    """Where files came from: a directory, a hub at a commit, another program's cache, a stored model, the program."""
 
     DIRECTORY = "directory"
     HUB = "hub"
+    CACHE = "cache"
     MODEL = "model"
     EMBEDDED = "embedded"
 

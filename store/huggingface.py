@@ -75,7 +75,7 @@ class HubSession:
 
     def __init__(self, settings: HubSettings) -> None:
         self.settings = settings
-        self.endpoint = settings.endpoint.rstrip("/")
+        self.endpoint = (settings.endpoint or constants._HF_DEFAULT_ENDPOINT).rstrip("/")
         self._rules = _Rules(self.endpoint)
         _silence(settings.offline)
         set_client_factory(self._rules.client)
