@@ -8,34 +8,40 @@ import trio
 
 from identity.did import DeviceId
 from identity.keys import DeviceKey
+from node.models.conversion import Conversion, Emit
 from node.models.demo import DEMO_NAME, demo_directory
 from node.models.errors import ModelNotFound
 from node.models.library import ServedModel
 from node.models.requests import ModelDetails
 from node.ports import Clock, Entropy
 from node.threads import Threads
+from protocol.build_record import BuildRecord
 from protocol.chunkmap import ChunkMap
-from protocol.digest import Digest, short_digest
+from protocol.digest import Digest, format_oci_digest, short_digest
 from protocol.errors import ModelNameInvalid, ProvenanceInvalid
-from protocol.manifest import MIR, Layer
+from protocol.manifest import MIR, Layer, format_time
 from protocol.mir import check_pattern, matches, read_mir
 from protocol.model_name import ModelName, format_model_name, parse_model_name
-from protocol.modelfile import Modelfile, parse_modelfile
+from protocol.modelfile import Modelfile
 from protocol.provenance import Provenance, decode_and_verify_provenance
 from store.bases import LocalBases
-from store.build import BuildRequest, build_model
-from store.errors import ModelUnknown
+from store.build import BuildRequest, BuiltModel, build_model
+from store.errors import ModelUnknown, VersionTaken
 from store.fetched import Remote
 from store.log import Log
 from store.models import ModelStore, RemoveReport, StoredModel
 from store.provenance import publish_model
+from store.rebuild import CheckReport, check_build
 
 DEMO: ModelName = parse_model_name(DEMO_NAME)
 # Greedy, because a model this small answers well only so.
 _DEMO_RECIPE = Modelfile(DEMO_NAME, parameters=(("temperature", 0),))
 # Chunks are hashed in runs of this many, about 4 MiB.
 _CHUNK_RUN = 64
-Status = Callable[[str], Awaitable[None]]
+
+
+async def _unheard(event: dict[str, object]) -> None:
+    """Nobody waits for the embedded model to be built."""
 
 
 @dataclass(frozen=True)
@@ -105,27 +111,42 @@ class Catalog:
         """Return a directory with the model's files, verified, for the worker to read."""
         return await self._threads.store(self._store.materialize, digest)
 
-    async def create(
-        self, name: str, modelfile: str, directory: Path, created_s: int, status: Status
-    ) -> tuple[StoredModel, Provenance]:
-        """Build, sign and log a model; return it and its provenance. `status` is told each step in words.
+    async def create(self, request: BuildRequest, emit: Emit) -> tuple[StoredModel, Provenance]:
+        """Build, sign and log a model; return it and its provenance. `emit` is told how far the work is.
+
+        When the caller leaves, the work stops and nothing of it stays.
 
         Raises:
-            ModelNameInvalid, ModelfileInvalid: with the place of the mistake.
+            ModelNameInvalid: the name is the embedded model's.
             BuildRefused, SafetensorsInvalid: what FROM names cannot be built from.
+            VersionTaken: the release stands for another model.
             LogRolledBack: this device signs nothing any more.
             DiskFull, DiskFailed: the name was not moved.
         """
-        parsed, recipe = parse_model_name(name), parse_modelfile(modelfile)
-        await self._threads.store(check_recipe, recipe)
-        if parsed == DEMO:
+        if request.name == DEMO:
+            name = format_model_name(request.name)
             raise ModelNameInvalid(name, "the name of the embedded model; take another one or another tag")
-        if _is_demo(recipe.base):
-            await status(f"embedding {DEMO_NAME}")
+        if _is_demo(request.modelfile.base):
+            await emit({"status": f"embedding {DEMO_NAME}"})
             await self._embed()
-        await status("building layers")
-        provenance = await self._publish(parsed, recipe, directory, created_s)
-        return await self._threads.store(self._store.resolve, parsed), provenance
+        provenance = await self._publish(request, emit)
+        return await self._threads.store(self._store.resolve, request.name), provenance
+
+    async def check_build(self, name: str, source: Path | None, emit: Emit) -> CheckReport:
+        """Build the model `name` again and compare; `source` is the directory where its weights lie now.
+
+        Raises:
+            ModelNotFound: there is none.
+            BuildRecordMissing, BuildSourceGone: it cannot be built again.
+        """
+        model = await self.stored(name)
+        bases, conversion = self._bases(), Conversion(emit)
+        return await self._threads.reporting(
+            lambda report: check_build(
+                self._store, model.name, bases=bases, convert=conversion, report=report, source_dir=source
+            ),
+            emit,
+        )
 
     async def remove(self, name: str) -> RemoveReport:
         """Forget a model and free what only it needed.
@@ -156,27 +177,40 @@ class Catalog:
     async def _embed(self) -> None:
         async with self._embedding:
             if await self._threads.store(self._store.refs.get, DEMO) is None:
-                await self._publish(DEMO, _DEMO_RECIPE, demo_directory(), 0)
+                await self._publish(BuildRequest(_DEMO_RECIPE, DEMO, demo_directory(), 0), _unheard)
 
-    async def _publish(self, name: ModelName, recipe: Modelfile, directory: Path, created_s: int) -> Provenance:
-        bundle = await self._threads.store(self._build, name, recipe, directory, created_s)
-        await self._published(bundle)
+    async def _publish(self, request: BuildRequest, emit: Emit) -> Provenance:
+        bases, conversion = self._bases(), Conversion(emit)
+        built = await self._threads.reporting(
+            lambda report: build_model(self._store, request, bases=bases, convert=conversion, report=report), emit
+        )
+        with trio.CancelScope(shield=True):  # what is signed and logged is also told
+            bundle = await self._threads.store(self._sign, request.name, built)
+            await self._published(bundle)
         return decode_and_verify_provenance(bundle)
 
-    def _build(self, name: ModelName, recipe: Modelfile, directory: Path, created_s: int) -> bytes:
-        bases = LocalBases({recipe.base: demo_directory()} if _is_demo(recipe.base) else {}, self._remotes)
-        built = build_model(self._store, BuildRequest(recipe, name, directory, created_s), bases=bases)
-        return publish_model(
-            blobs=self._store.blobs,
-            refs=self._store.refs,
-            log=self._log,
-            key=self._key,
-            name=name,
-            manifest=built.manifest,
-            build=built.record,
-            now_s=self._clock.now_s(),
-            entropy=self._entropy.random_bytes,
-        )
+    def _bases(self) -> LocalBases:
+        return LocalBases({name: demo_directory() for name in (DEMO_NAME, format_model_name(DEMO))}, self._remotes)
+
+    def _sign(self, name: ModelName, built: BuiltModel) -> bytes:
+        try:
+            held = self._store.refs.get(name) if name.version else None
+            if held is not None and held != built.manifest:  # before the log hears of it
+                raise VersionTaken(format_model_name(name), held, built.manifest)
+            return publish_model(
+                blobs=self._store.blobs,
+                refs=self._store.refs,
+                log=self._log,
+                key=self._key,
+                name=name,
+                manifest=built.manifest,
+                build=built.record,
+                now_s=self._clock.now_s(),
+                entropy=self._entropy.random_bytes,
+            )
+        except BaseException:
+            self._store.discard(built.lease)
+            raise
 
     def _check(self, model: StoredModel) -> Checked:
         report = self._store.verify(model.name)
@@ -261,6 +295,26 @@ def layer_facts(layer: Layer) -> dict[str, object]:
         "file": layer.filepath,
         "media_type": layer.media_type,
         "chunk_map": layer.chunk_map.digest if layer.chunk_map else None,
+    }
+
+
+def build_facts(record: BuildRecord) -> dict[str, object]:
+    """Return what is shown of how a model was built."""
+    return {
+        "sources": [
+            {
+                "kind": str(source.kind),
+                "name": source.name,
+                "revision": source.revision,
+                "files": [{"file": file.path, "digest": file.digest, "size_bytes": file.size} for file in source.files],
+            }
+            for source in record.sources
+        ],
+        "quantization": str(record.quantization),
+        "tokenizer": record.tokenizer,
+        "tools": dict(record.tools),
+        "created": format_time(record.created_s),
+        "content": format_oci_digest(record.content),
     }
 
 

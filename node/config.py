@@ -22,7 +22,6 @@ DEFAULT_API_HOST: Final = "127.0.0.1"
 DEFAULT_API_PORT: Final = 11435
 # Embedded in the program and offered by every fresh node.
 DEFAULT_MODEL: Final = "demo"
-HUB_ENDPOINT: Final = "https://huggingface.co"
 # A Unix socket's path must fit sun_path: 108 bytes on Linux, 104 on macOS, the final zero included.
 MAX_SOCKET_PATH_BYTES: Final = 100
 PRIVATE_DIRECTORY_MODE: Final = 0o700
@@ -33,8 +32,9 @@ _TRUE: Final = frozenset({"1", "ON", "YES", "TRUE"})
 class ModelSources:
     """Where models may come from: a model hub, and the caches of other programs on this machine.
 
-    The variables are those that the hub's own library and Ollama read. `hub_token` is sent to the hub and nowhere
-    else, is in no other process's environment, and is never logged.
+    The variables are those that the hub's own library and Ollama read; an empty `hub_endpoint` is the hub that the
+    library knows. `hub_token` is sent to the hub and nowhere else, is in no other process's environment, and is never
+    logged.
     """
 
     hub_endpoint: str
@@ -63,7 +63,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
         home=_path(environ.get("TILENODE_HOME")),
         passphrase_file=_path(environ.get("TILENODE_PASSPHRASE_FILE")),
         color=not environ.get("NO_COLOR") and environ.get("TERM") != "dumb",
-        source_date_epoch=environ.get("SOURCE_DATE_EPOCH", "0"),
+        source_date_epoch=environ.get("SOURCE_DATE_EPOCH", ""),
         runtime_directory=_path(environ.get("XDG_RUNTIME_DIR")) or Path(tempfile.gettempdir()),
         sources=_model_sources(environ),
     )
@@ -73,7 +73,7 @@ def _model_sources(environ: Mapping[str, str]) -> ModelSources:
     cache_home = _path(environ.get("XDG_CACHE_HOME")) or Path("~/.cache").expanduser()
     hub_home = _path(environ.get("HF_HOME")) or cache_home / "huggingface"
     return ModelSources(
-        hub_endpoint=environ.get("HF_ENDPOINT") or HUB_ENDPOINT,
+        hub_endpoint=environ.get("HF_ENDPOINT", ""),
         hub_token=(environ.get("HF_TOKEN") or "").strip() or None,
         hub_offline=environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE,
         hub_cache=_path(environ.get("HF_HUB_CACHE")) or hub_home / "hub",

@@ -12,6 +12,8 @@ The message says what failed, where and what was found; `hint` says what to do a
     ├── PassphraseUnreadable
     ├── TerminalNeeded
     ├── UsageInvalid
+    ├── RecipeNameMissing
+    ├── BuildDiffers
     ├── NodeNotRunning
     ├── NodeStartFailed
     ├── NodeStopFailed
@@ -138,6 +140,25 @@ class UsageInvalid(NodeError):
     def __init__(self, message: str, hint: str = "see: tilenode --help") -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class RecipeNameMissing(NodeError):
+    """A Modelfile does not say how the model is called."""
+
+    hint = "give the name: tilenode create NAME -f Modelfile"
+
+    def __init__(self) -> None:
+        super().__init__("the recipe names no model")
+
+
+class BuildDiffers(NodeError):
+    """A model that was built again came out different."""
+
+    def __init__(self, name: str, expected: str, found: str, count: int) -> None:
+        lines = f"{count} {'difference' if count == 1 else 'differences'}"
+        super().__init__(f"{name}: manifest {found[:12]} came out of the rebuild, not {expected[:12]}; {lines}")
+        self.name = name
+        self.hint = "the model itself is unchanged; to keep what was built now, run: tilenode create NAME -f FILE"
 
 
 class NodeNotRunning(NodeError):

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,6 +23,7 @@ from store.safetensors import LENGTH_BYTES, SafetensorsHeader, header_bytes, par
 from store.sources import SourceFile
 
 BLOCK_BYTES: Final = 4 << 20
+REPORT_EVERY_S: Final = 0.1
 # Name, type, shape, tensor hash of specs/0008: what a content digest is made of.
 TensorRow = tuple[str, str, tuple[int, ...], bytes]
 
@@ -35,19 +37,33 @@ class StoredLayer:
 
 
 class Progress:
-    """Tells how far the reading of so many bytes is; `report` may raise to stop the work."""
+    """Tells how far the reading of so many bytes is, some times a second; `report` may raise to stop the work."""
 
     def __init__(self, report: Report, status: str, total: int) -> None:
         self._report = report
         self._status = status
         self._total = total
         self._completed = 0
+        self._started_s = time.monotonic()
+        self._told_s = 0.0
         self.item = ""
 
     def add(self, count: int) -> None:
         """Tell that `count` more bytes of the current item are done."""
         self._completed += count
-        self._report({"status": self._status, "source": self.item, "completed": self._completed, "total": self._total})
+        now_s = time.monotonic()
+        if now_s - self._told_s < REPORT_EVERY_S:
+            return
+        self._told_s = now_s
+        self._report(
+            {
+                "status": self._status,
+                "source": self.item,
+                "completed": self._completed,
+                "total": self._total,
+                "rate": int(self._completed / max(now_s - self._started_s, REPORT_EVERY_S)),
+            }
+        )
 
 
 def store_file(store: ModelStore, lease: Lease, file: SourceFile, progress: Progress) -> StoredLayer:

@@ -11,7 +11,7 @@ from protocol.digest import Digest, parse_digest, short_digest
 from protocol.errors import BuildRecordInvalid
 from protocol.manifest import MAX_MANIFEST_BYTES, Layer, Manifest, format_time
 from protocol.model_name import ModelName, format_model_name, parse_model_name
-from protocol.modelfile import parse_modelfile
+from protocol.modelfile import MAX_MODELFILE_CHARS, parse_modelfile
 from protocol.quantization import Quantization
 from store.base_parts import BuildRequest, Convert, read_build_record
 from store.bases import Bases, Located
@@ -21,10 +21,11 @@ from store.errors import BuildRecordMissing, BuildSourceGone
 from store.fetched import Report
 from store.layers import layer_tensors
 from store.leases import Lease
-from store.models import MAX_MODELFILE_BYTES, MODELFILE, ModelStore, StoredModel
+from store.models import MODELFILE, ModelStore, StoredModel
 from store.sources import FileAt, Origin, list_directory
 
 MAX_TENSORS_NAMED: Final = 10
+_MAX_TEXT_BYTES: Final = 4 * MAX_MODELFILE_CHARS
 _NONE: Final = "none"
 
 
@@ -139,7 +140,7 @@ class _Again:
             return Located(_origin(source), files, Path(source.name))
         if source.kind is SourceKind.EMBEDDED and (embedded := self._bases.find_embedded(name)):
             return self._directory(source, embedded)
-        if source.kind is SourceKind.HUB:
+        if source.kind in (SourceKind.HUB, SourceKind.CACHE):
             return self._fetch(source)
         raise self._gone(source, f"say where it lies: tilenode build --check {self._name} --source DIR")
 
@@ -168,7 +169,7 @@ class _Again:
         return self._store.load(parse_model_name(source.name), digest)
 
     def _fetch(self, source: ResolvedSource) -> Located:
-        name = f"{source.name}@{source.revision}"
+        name = f"{source.name}@{source.revision}" if source.kind is SourceKind.HUB else source.name
         for remote in self._bases.remotes:
             if remote.owns(name) or remote.may_have(name):
                 fetched = remote.fetch_base(self._store, name, self._lease, self._report)
@@ -235,15 +236,13 @@ def _compare_tensors(store: ModelStore, expected: Layer, found: Layer) -> Iterat
 
 def _compare_texts(store: ModelStore, expected: Layer, found: Layer) -> Iterator[Difference]:
     before, after = (
-        store.blobs.read(layer.digest, MAX_MODELFILE_BYTES).decode(errors="replace").splitlines()
+        store.blobs.read(layer.digest, _MAX_TEXT_BYTES).decode(errors="replace").splitlines()
         for layer in (expected, found)
     )
-    lines = [
-        line for line in difflib.unified_diff(before, after, n=0, lineterm="") if line[:2] not in ("--", "++", "@@")
-    ]
-    for line in lines:
-        gone = line.startswith("-")
-        yield Difference(MODELFILE, line[1:] if gone else _NONE, _NONE if gone else line[1:])
+    for line in list(difflib.unified_diff(before, after, n=0, lineterm=""))[2:]:  # the first two name the files
+        if line.startswith(("-", "+")):
+            gone = line.startswith("-")
+            yield Difference(MODELFILE, line[1:] if gone else _NONE, _NONE if gone else line[1:])
 
 
 def _compare_records(store: ModelStore, expected: Layer, found: Layer) -> Iterator[Difference]:

@@ -42,6 +42,7 @@ class ExitCode(IntEnum):
     PROVENANCE_INVALID = 34
     LAYER_CORRUPT = 35
     CHUNK_CORRUPT = 36
+    BUILD_DIFFERS = 37
     LOG_FORKED = 40
     LOG_ROLLED_BACK = 41
     LOG_CORRUPT = 42
@@ -83,6 +84,7 @@ MEANINGS: Final[dict[ExitCode, str]] = {
     ExitCode.PROVENANCE_INVALID: "a signature or log proof does not verify",
     ExitCode.LAYER_CORRUPT: "a layer's bytes do not hash to its digest",
     ExitCode.CHUNK_CORRUPT: "a chunk's bytes do not hash to its record, and no other source has it",
+    ExitCode.BUILD_DIFFERS: "a model that was built again came out different; each difference is named",
     ExitCode.LOG_FORKED: "a device showed two logs; the evidence is kept and the device is stopped",
     ExitCode.LOG_ROLLED_BACK: "this device's log or chats are older than what it signed: a restored copy signs nothing",
     ExitCode.LOG_CORRUPT: "this device's log does not verify",
@@ -193,6 +195,7 @@ BY_ERROR: Final[dict[str, ExitCode]] = {
     "MirInvalid": ExitCode.USAGE,
     "InstructionUnsupported": ExitCode.MODELFILE_INVALID,
     "SafetensorsInvalid": ExitCode.MODEL_FILES_INVALID,
+    "RecipeNameMissing": ExitCode.USAGE,
     "BuildRefused": ExitCode.MODEL_FILES_INVALID,
     "ModelRefused": ExitCode.MODEL_FILES_INVALID,
     "HubError": ExitCode.MODEL_NOT_FOUND,
@@ -238,6 +241,7 @@ BY_ERROR: Final[dict[str, ExitCode]] = {
     "PartialIncomplete": ExitCode.LAYER_CORRUPT,
     "ChunksCorrupt": ExitCode.CHUNK_CORRUPT,
     "ChunkCorrupt": ExitCode.CHUNK_CORRUPT,
+    "BuildDiffers": ExitCode.BUILD_DIFFERS,
     "LogForked": ExitCode.LOG_FORKED,
     "OriginStopped": ExitCode.LOG_FORKED,
     "EvidenceInvalid": ExitCode.LOG_FORKED,
@@ -291,6 +295,7 @@ HINTS: Final[dict[ExitCode, str]] = {
     ExitCode.PROVENANCE_INVALID: "nothing was accepted; have the publisher create the model again",
     ExitCode.LAYER_CORRUPT: "fetch the model again: tilenode pull NAME --from PEER",
     ExitCode.CHUNK_CORRUPT: "fetch the model from another device: tilenode pull NAME --from PEER",
+    ExitCode.BUILD_DIFFERS: "the model itself is unchanged; see what went in: tilenode show NAME",
     ExitCode.LOG_FORKED: "the evidence is kept; end the link: tilenode link disable PEER",
     ExitCode.LOG_ROLLED_BACK: "put the newest backup back, or begin a new identity in a new TILENODE_HOME",
     ExitCode.LOG_CORRUPT: "see which entry: tilenode log verify",

@@ -1,74 +1,16 @@
-"""`create`, `list`, `show`, `rm`, `pull`: models, here and on linked devices."""
+"""`list`, `show`, `rm`, `pull`: models, here and on linked devices."""
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from node.cli.background import ensure_node, running_node
 from node.cli.exit_codes import ExitCode
 from node.cli.invocation import Invocation
 from node.cli.render import Screen, as_argument, format_age, format_bytes, format_did
-from node.errors import IdentityMissing, UsageInvalid
+from node.errors import IdentityMissing
 
-MAX_MODELFILE_BYTES: Final = 1024 * 1024
-MAX_TIME_S: Final = 2**33
 Facts = dict[str, Any]
-
-
-def create(invocation: Invocation) -> int:
-    """Build a model from a Modelfile, sign it, log it and tell the linked devices."""
-    path = Path(invocation.arguments.file)
-    body = {
-        "name": invocation.arguments.name,
-        "modelfile": _read_modelfile(path),
-        "directory": str(path.resolve().parent),
-        "created_s": _created_s(invocation),
-    }
-    with ensure_node(invocation) as client, client.stream("POST", "/v1/create", **body) as events:
-        facts = _last(invocation.screen, events)
-    invocation.screen.facts(facts)
-    invocation.screen.done(
-        f"created {facts['name']} (manifest {facts['manifest'][:12]}, {format_bytes(facts['size_bytes'])}), "
-        f"signed and logged as entries {facts['entries'][0]} and {facts['entries'][1]}",
-        "chat with it",
-        f"tilenode run {facts['name']}",
-    )
-    return ExitCode.OK
-
-
-def _created_s(invocation: Invocation) -> int:
-    """Return the time that goes into the manifest: SOURCE_DATE_EPOCH, else 0, so that a build has one digest."""
-    text = invocation.environment.source_date_epoch
-    if not (text.isascii() and text.isdecimal()) or int(text) > MAX_TIME_S:
-        raise UsageInvalid(
-            f"SOURCE_DATE_EPOCH is {text[:20]!r}, not seconds since 1970", "unset it, or set it to a number"
-        )
-    return int(text)
-
-
-def _read_modelfile(path: Path) -> str:
-    hint = "name the file: tilenode create NAME -f PATH"
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_MODELFILE_BYTES + 1)
-    except OSError as error:
-        raise UsageInvalid(f"Modelfile {path}: {error.strerror}", hint) from error
-    if len(content) > MAX_MODELFILE_BYTES:
-        raise UsageInvalid(f"Modelfile {path}: more than {MAX_MODELFILE_BYTES} bytes", hint)
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise UsageInvalid(f"Modelfile {path}: not UTF-8 at byte {error.start}", hint) from error
-
-
-def _last(screen: Screen, events: Iterator[Facts]) -> Facts:
-    """Show each step of a longer work as progress and return its last event."""
-    event: Facts = {}
-    for event in events:
-        if event.get("status"):
-            screen.progress(str(event["status"]))
-    return event
 
 
 def list_models(invocation: Invocation) -> int:
@@ -159,6 +101,8 @@ def show(invocation: Invocation) -> int:
             f"logged     entries {' and '.join(map(str, provenance['entries']))} of {provenance['log_size']}, "
             f"root {provenance['log_root'][:12]}"
         )
+    if facts["build"]:
+        _say_build(screen, facts["build"])
     if facts["mir"]:
         screen.say(f"mir        {facts['mir']}")
     for text in facts["licenses"]:
@@ -170,6 +114,18 @@ def show(invocation: Invocation) -> int:
     )
     screen.say(f"\n{facts['modelfile'].rstrip()}")
     return ExitCode.OK
+
+
+def _say_build(screen: Screen, build: Facts) -> None:
+    for source in build["sources"]:
+        revision = f" at {source['revision'][:12]}" if source["revision"] else ""
+        size = format_bytes(sum(file["size_bytes"] for file in source["files"]))
+        screen.say(f"built from {source['name']}{revision} ({source['kind']}, {len(source['files'])} files, {size})")
+    if build["quantization"] != "none":
+        screen.say(f"quantized  {build['quantization']}")
+    screen.say(f"tools      {', '.join(f'{tool} {version}' for tool, version in sorted(build['tools'].items()))}")
+    screen.say(f"created    {build['created']}")
+    screen.say(f"content    {build['content']}")
 
 
 def _first_line(text: str) -> str:

@@ -30,10 +30,14 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: str) -> None:
         """Refuse an unknown verb with the one that is nearest, instead of a list of all of them."""
-        if action.choices is not None and value not in action.choices:
-            near = difflib.get_close_matches(value, list(action.choices), n=1)
-            guess = f", did you mean {near[0]!r}?" if near else ""
-            raise argparse.ArgumentError(None, f"unknown command {value!r}{guess}")
+        if action.choices is None or value in action.choices:
+            return
+        if action.option_strings:
+            known = ", ".join(map(str, action.choices))
+            raise argparse.ArgumentError(None, f"{action.option_strings[-1]}: {value!r} is none of {known}")
+        near = difflib.get_close_matches(value, list(action.choices), n=1)
+        guess = f", did you mean {near[0]!r}?" if near else ""
+        raise argparse.ArgumentError(None, f"unknown command {value!r}{guess}")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = _Verbs(parser, _shared_options())
     _add_node_verbs(verbs)
     _add_account_verbs(verbs)
+    _add_build_verbs(verbs)
     _add_model_verbs(verbs)
     _add_storage_verbs(verbs)
     _add_bundle_verbs(verbs)
@@ -138,10 +143,24 @@ def _add_account_verbs(verbs: _Verbs) -> None:
     rename.add_argument("nickname", metavar="NAME")
 
 
-def _add_model_verbs(verbs: _Verbs) -> None:
-    create = verbs.add("create", "models:create", "build, sign and log a model from a Modelfile")
+def _add_build_verbs(verbs: _Verbs) -> None:
+    create = verbs.add("create", "build:create", "build, sign and log a model from a Modelfile or a ModelSpec.yaml")
     create.add_argument("name", metavar="NAME")
-    create.add_argument("-f", "--file", default="Modelfile", metavar="MODELFILE", help="default: ./Modelfile")
+    build = verbs.add("build", "build:build", "the same, and with --check build a model again and compare")
+    build.add_argument("name", nargs="?", metavar="NAME", help="may be left out where a ModelSpec.yaml names the model")
+    build.add_argument("--check", action="store_true", help="build NAME again from what it records, and compare")
+    build.add_argument("--source", metavar="DIR", help="with --check: where the weights lie now")
+    for verb in (create, build):
+        verb.add_argument(
+            "-f", "--file", metavar="FILE", help="the recipe; default: ./Modelfile, else ./ModelSpec.yaml"
+        )
+        verb.add_argument(
+            "--quantize", choices=["none", "int8", "int4", "fp16"], metavar="BITS",
+            help="pack the weights: int8 or int4, fp16 casts them, none leaves them",
+        )  # fmt: skip
+
+
+def _add_model_verbs(verbs: _Verbs) -> None:
     listing = verbs.add(
         "list", "models:list_models", "list the models here, or what linked devices offer", aliases=["ls"]
     )

@@ -3,8 +3,8 @@
 from fastapi import FastAPI
 
 from node.control.ask import AskRoutes
-from node.control.bundles import BundleRoutes
 from node.control.build import BuildRoutes
+from node.control.bundles import BundleRoutes
 from node.control.chats import ChatRoutes
 from node.control.link import LinkRoutes
 from node.control.models import ModelRoutes

@@ -1,15 +1,14 @@
-"""Control routes for models: list, show, create, pull, verify, remove."""
+"""Control routes for models: list, show, pull, verify, remove."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Final
 
 from fastapi import APIRouter
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from identity.did import DeviceId
-from node.catalog import layer_facts, model_facts, provenance_facts, with_mir
+from node.catalog import build_facts, layer_facts, model_facts, provenance_facts, with_mir
 from node.control.responses import Emit, EventStream, facts
 from node.health import device_names
 from node.parts import Node
@@ -18,6 +17,7 @@ from protocol.manifest import MIR
 from protocol.mir import read_mir
 from protocol.model_name import format_model_name
 from protocol.modelfile import format_modelfile
+from store.base_parts import read_build_record
 
 # What stands in the place of a provenance's facts where nobody signed a model.
 UNSIGNED: Final[dict[str, object]] = {"publisher": "", "publisher_name": "", "signed_name": "", "entries": []}
@@ -30,16 +30,6 @@ class NameBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     name: Name
-
-
-class CreateBody(BaseModel):
-    """A recipe and the directory in which its relative paths begin; `created_s` is the time in the manifest."""
-
-    model_config = ConfigDict(extra="forbid")
-    name: Name
-    modelfile: Annotated[str, StringConstraints(max_length=1024 * 1024)]
-    directory: Annotated[str, StringConstraints(max_length=4096, pattern="^/")]
-    created_s: Annotated[int, Field(ge=0, le=2**33)] = 0
 
 
 class PullBody(BaseModel):
@@ -62,7 +52,6 @@ class ModelRoutes:
         router.add_api_route("/v1/models", self.list_models, methods=["GET"], response_model=None)
         router.add_api_route("/v1/offers", self.list_offers, methods=["GET"], response_model=None)
         router.add_api_route("/v1/show", self.show, methods=["GET"], response_model=None)
-        router.add_api_route("/v1/create", self.create, methods=["POST"], response_model=None)
         router.add_api_route("/v1/pull", self.pull, methods=["POST"], response_model=None)
         router.add_api_route("/v1/verify", self.verify, methods=["POST"], response_model=None)
         router.add_api_route("/v1/remove", self.remove, methods=["POST"], response_model=None)
@@ -99,6 +88,7 @@ class ModelRoutes:
         """Describe one model."""
         model = await self._node.catalog.stored(name)
         provenance = await self._node.threads.store(self._node.catalog.provenance, model.digest)
+        record = await self._node.threads.store(read_build_record, self._node.store, model)
         return facts(
             name=format_model_name(model.name),
             manifest=model.digest,
@@ -109,30 +99,8 @@ class ModelRoutes:
             mir=str(read_mir(model.manifest.annotations.get(MIR)) or ""),
             licenses=list(model.modelfile.licenses),
             provenance=provenance_facts(provenance, await self._names()) if provenance else None,
+            build=build_facts(record) if record else None,
         )
-
-    async def create(self, body: CreateBody) -> Response:
-        """Build, sign, log and announce a model."""
-
-        async def produce(emit: Emit) -> None:
-            async def status(text: str) -> None:
-                await emit({"status": text})
-
-            model, provenance = await self._node.catalog.create(
-                body.name, body.modelfile, Path(body.directory), body.created_s, status
-            )
-            await emit(
-                {
-                    "status": "success",
-                    "name": format_model_name(model.name),
-                    "manifest": model.digest,
-                    "size_bytes": model.size_bytes,
-                    "layers": [layer_facts(layer) for layer in model.layers],
-                    **provenance_facts(provenance, await self._names()),
-                }
-            )
-
-        return EventStream(produce, self._node.stopping)
 
     async def pull(self, body: PullBody) -> Response:
         """Fetch a model from linked devices; leaving the stream stops the fetch, what came stays for the next one."""

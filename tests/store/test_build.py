@@ -23,7 +23,6 @@ from store.errors import (
     BuildRefused,
     DiskFull,
     FormatUnsupported,
-    InstructionUnsupported,
     SafetensorsInvalid,
     SourceEscapes,
     SourceInvalid,
@@ -191,14 +190,6 @@ def test_a_base_that_is_nowhere(store: ModelStore, directory: Path, base: str) -
     with pytest.raises(BaseUnknown) as caught:
         build_model(store, BuildRequest(Modelfile(base), NAME, directory.parent))
     assert "tilenode list" in caught.value.hint
-
-
-@pytest.mark.parametrize("line", ["ADAPTER ./lora"])
-def test_instructions_without_effect_are_refused(store: ModelStore, directory: Path, line: str) -> None:
-    with pytest.raises(InstructionUnsupported) as caught:
-        build(store, directory, f"FROM .\n{line}")
-    assert caught.value.instruction == line.split()[0]
-    assert list(store.blobs.list()) == []
 
 
 def test_template_messages_and_licence_are_kept_for_the_run(store: ModelStore, directory: Path) -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from node.control import ask, chats, link, models, node
+from node.control import ask, build, chats, link, models, node
 
 VECTORS = sorted((Path(__file__).parents[3] / "specs/vectors/0017-control-api").glob("*.json"))
 BODIES: dict[str, type[BaseModel]] = {
     "/v1/account": node.AccountBody,
     "/v1/log/export": node.ExportBody,
-    "/v1/create": models.CreateBody,
+    "/v1/create": build.CreateBody,
+    "/v1/build/check": build.CheckBody,
     "/v1/pull": models.PullBody,
     "/v1/verify": models.NameBody,
     "/v1/link/enable": link.EnableBody,
