@@ -2,8 +2,6 @@
 
 import base64
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Annotated, Any, Final
 
@@ -20,10 +18,8 @@ from node.control.registry_login import login_file
 from node.control.responses import Emit, EventStream, facts
 from node.control.server import api_url, bind_api_socket, serve_http
 from node.errors import PeerListingInvalid
-from node.net.streams import PeerStream
 from node.parts import Node
-from node.peer.registry import REGISTRY_PROTOCOL
-from node.peer.registry_tunnel import USER, Tunnel, ask
+from node.peer.registry_tunnel import USER, Tunnel, ask, open_registry
 from protocol.oci_name import check_repository, check_tag
 from store.peers import LinkedPeer
 
@@ -108,20 +104,13 @@ def registry_facts(node: Node) -> dict[str, Any]:
 
 def _guarded(node: Node, peer: LinkedPeer, password: str, port: int) -> ASGIApp:
     hosts = loopback_hosts(port)
-    return Guard(Tunnel(lambda: _open(node, peer), password), lambda: hosts, _refuse)
+    return Guard(
+        Tunnel(lambda: open_registry(node.transport, peer.did, peer.addresses), password), lambda: hosts, _refuse
+    )
 
 
 def _refuse(_: Scope, refusal: ApiRefused) -> ASGIApp:
     return answer_error(refusal)
-
-
-@asynccontextmanager
-async def _open(node: Node, peer: LinkedPeer) -> AsyncIterator[PeerStream]:
-    """Give a stream to the peer's registry; connects first where there is no connection. Raises as `Transport.open`."""
-    if peer.did not in node.transport.connected():
-        await node.transport.dial(peer.did, peer.addresses)
-    async with node.transport.open(peer.did, REGISTRY_PROTOCOL) as stream:
-        yield stream
 
 
 async def _offered(node: Node, peer: LinkedPeer) -> list[str]:
@@ -136,7 +125,10 @@ async def _offered(node: Node, peer: LinkedPeer) -> list[str]:
 
 async def _listing(node: Node, peer: LinkedPeer, path: str, key: str) -> list[str]:
     content = bytearray()
-    async with _open(node, peer) as stream, ask(stream, "GET", path.encode(), []) as answer:
+    async with (
+        open_registry(node.transport, peer.did, peer.addresses) as stream,
+        ask(stream, "GET", path.encode(), []) as answer,
+    ):
         async for piece in answer.pieces:
             content += piece
             if len(content) > MAX_LISTING_BYTES:

@@ -7,8 +7,8 @@ for it. Only reading passes, and only what a registry says comes back; the login
 import base64
 import hmac
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,13 +16,15 @@ import h11
 import trio
 from starlette.types import Receive, Scope, Send
 
+from identity.did import DeviceId
 from node.api.errors import RegistryRefused
 from node.api.registry_answers import answer_error
 from node.api.streams import until_left
-from node.errors import NodeError, PeerNotLinked, RemoteRefused, StreamClosed
+from node.errors import NodeError, PeerNotLinked, PeerUnreachable, RemoteRefused, StreamClosed
 from node.failures import first_cause, is_named
 from node.net.streams import MAX_REFUSAL_BYTES, PeerStream
-from node.peer.registry import IDLE_S, MAX_HEAD_BYTES
+from node.net.transport import Transport
+from node.peer.registry import IDLE_S, MAX_HEAD_BYTES, REGISTRY_PROTOCOL
 from protocol.registry_route import is_registry_path
 
 USER: Final = "tilenode"
@@ -53,6 +55,24 @@ class Answer:
     status: int
     headers: Headers
     pieces: AsyncIterator[bytes]
+
+
+@asynccontextmanager
+async def open_registry(transport: Transport, peer: DeviceId, addresses: Sequence[str]) -> AsyncIterator[PeerStream]:
+    """Give a stream to the registry of a linked peer; connects where there is no connection.
+
+    Raises:
+        PeerNotLinked, OriginStopped, PeerUnreachable: as `Transport.dial` and `Transport.open`.
+    """
+    async with AsyncExitStack() as stack:
+        await transport.dial(peer, addresses)
+        try:
+            stream = await stack.enter_async_context(transport.open(peer, REGISTRY_PROTOCOL))
+        except PeerUnreachable:
+            # The connection was lost just now, as when both sides have dialled at once and one of the two is given up.
+            await transport.dial(peer, addresses)
+            stream = await stack.enter_async_context(transport.open(peer, REGISTRY_PROTOCOL))
+        yield stream
 
 
 @asynccontextmanager
