@@ -18,6 +18,7 @@ from node.api.app import build_api
 from node.api.guard import loopback_hosts
 from node.api.registry import RegistryApp
 from node.api.registry_shelf import RegistryShelf
+from node.api.transfers import TransferRoutes
 from node.catalog import Catalog
 from node.config import Config, make_private_directory
 from node.control.app import build_control
@@ -40,6 +41,7 @@ from node.peer.registry import RegistryStreams
 from node.peer.sync import Sync
 from node.peer.sync_round import SyncReport
 from node.ports import Entropy, SystemClock, SystemEntropy
+from node.registries import Registries
 from node.settings import Profile, Settings
 from node.store_place import settle_store
 from node.threads import Threads
@@ -52,6 +54,7 @@ from store.evidence import SeenLogs
 from store.linking import Linking
 from store.lock import lock_home
 from store.log import Log
+from store.logins import Logins
 from store.models import ModelStore
 from store.offers import Offers
 from store.peers import LinkedPeer, Peers
@@ -145,6 +148,7 @@ async def _build(config: Config, api: socket.socket, stopping: trio.Event, resou
         partial(_tell_of_model, events, gossip, transport),
         model_sources(config.sources),
     )
+    registries = Registries(kept.store, Logins(kept.database), threads, clock, gossip.origins.stopped, catalog.stored)
     sync = Sync(transport, chats, peers, threads, moved=lambda report: _tell_of_sync(events, report))
     contacts.on_contact(gossip.contact)
     contacts.on_contact(sync.contact)
@@ -170,6 +174,7 @@ async def _build(config: Config, api: socket.socket, stopping: trio.Event, resou
         catalog=catalog,
         models=Models(catalog, clock, entropy),
         registry=registry,
+        registries=registries,
         api=api_url(api),
         api_port=api.getsockname()[1],
         started_at_s=clock.monotonic_s(),
@@ -245,6 +250,7 @@ def _api(node: Node) -> FastAPI:
         version=version("tilenode"),
         hosts=lambda: hosts,
         registry=node.registry,
+        transfers=TransferRoutes(node.registries, node.fetch.pull),
         registry_is_open=lambda: node.settings.serve_registry,
     )
 

@@ -18,6 +18,7 @@ from node.peer.gossip import Gossip
 from node.peer.link import LinkService
 from node.peer.sync import Sync
 from node.ports import Clock, Entropy
+from node.registries import Registries
 from node.settings import Profile, Settings
 from node.threads import Threads
 from store.chats import Chats
@@ -52,6 +53,7 @@ class Node:
     catalog: Catalog
     models: Models
     registry: RegistryApp
+    registries: Registries
     api: str
     api_port: int
     started_at_s: float

@@ -15,6 +15,7 @@ from node.api.openai import OpenAIRoutes, openai_error
 from node.api.registry import RegistryDoor
 from node.api.registry_answers import answer_error
 from node.api.streams import NAMED_ERRORS, WordError
+from node.api.transfers import TransferRoutes
 from node.models.service import Models
 from node.ports import Clock, Entropy
 from protocol.registry_route import is_registry_path
@@ -31,6 +32,7 @@ def build_api(
     hosts: Callable[[], Collection[str]] | None,
     registry: ASGIApp | None = None,
     registry_is_open: Callable[[], bool] = lambda: False,
+    transfers: TransferRoutes | None = None,
 ) -> FastAPI:
     """Return the application that serves `models`, and under `/v2/` the `registry` while it is open.
 
@@ -40,6 +42,8 @@ def build_api(
     app = FastAPI(title="tilenode", version=version, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(NativeRoutes(models, clock, version).router())
     app.include_router(OpenAIRoutes(models, clock, entropy).router())
+    if transfers is not None:
+        app.include_router(transfers.router())
     if registry is not None:
         app.add_middleware(RegistryDoor, registry=registry, is_open=registry_is_open)
     app.add_middleware(Guard, hosts=hosts, refuse=_refuse)

@@ -8,7 +8,7 @@ from node.cli.background import ensure_node, running_node
 from node.cli.exit_codes import ExitCode
 from node.cli.invocation import Invocation
 from node.cli.render import Screen, as_argument, format_age, format_bytes, format_did
-from node.errors import IdentityMissing
+from node.errors import IdentityMissing, UsageInvalid
 
 Facts = dict[str, Any]
 
@@ -147,7 +147,18 @@ def remove(invocation: Invocation) -> int:
 
 def pull(invocation: Invocation) -> int:
     """Fetch a model from linked devices; only chunks that are missing here move, each verified before it is kept."""
+    # Imported here: `list` and `show` need none of it.
+    from node.cli.registry import pull as pull_from_registry
+    from protocol.registry import names_registry
+
     arguments = invocation.arguments
+    if names_registry(arguments.name):
+        return pull_from_registry(invocation)
+    if arguments.own_name or arguments.no_deltas:
+        raise UsageInvalid(
+            f"{arguments.name} names no registry, and only from one is there --as and --no-deltas",
+            "name one: tilenode pull HOST/REPOSITORY:TAG",
+        )
     source = {"source": arguments.source} if arguments.source else {}
     with ensure_node(invocation) as client, client.stream("POST", "/v1/pull", name=arguments.name, **source) as events:
         facts = _follow_pull(invocation.screen, events)

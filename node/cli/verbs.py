@@ -62,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_log_verbs(verbs)
     _add_link_verbs(verbs)
     _add_registry_verbs(verbs)
+    _add_transfer_verbs(verbs)
     _add_chat_verbs(verbs)
     return parser
 
@@ -171,8 +172,10 @@ def _add_model_verbs(verbs: _Verbs) -> None:
     show.add_argument("name", metavar="NAME")
     remove = verbs.add("rm", "models:remove", "remove models")
     remove.add_argument("names", nargs="+", metavar="NAME")
-    pull = verbs.add("pull", "models:pull", "fetch a model from a linked device and verify it")
-    pull.add_argument("name", metavar="NAME")
+    pull = verbs.add("pull", "models:pull", "fetch a model from a linked device or a registry and verify it")
+    pull.add_argument("name", metavar="NAME", help="HOST/REPOSITORY:TAG fetches from a registry")
+    pull.add_argument("--as", dest="own_name", metavar="NAME", help="from a registry: what it is called here")
+    pull.add_argument("--no-deltas", action="store_true", help="from a registry: fetch chunks, never a delta")
     pull.add_argument("--from", dest="source", metavar="PEER", help="nickname or DID of the device to fetch from")
     ask = verbs.add("run", "run:run_model", "chat with a model, or answer PROMPT and end")
     ask.add_argument("name", metavar="NAME")
@@ -229,10 +232,27 @@ def _add_link_verbs(verbs: _Verbs) -> None:
         answer.add_argument("id", metavar="ID")
 
 
+def _add_transfer_verbs(verbs: _Verbs) -> None:
+    push = verbs.add("push", "registry:push", "put a model into an OCI registry")
+    push.add_argument("name", metavar="NAME")
+    push.add_argument("target", nargs="?", metavar="HOST/REPOSITORY[:TAG]", help="default: where NAME itself points")
+    push.add_argument("--no-deltas", action="store_true", help="do not make deltas against the version that is there")
+    pack = verbs.add("pack", "registry:pack", "write a model into a directory as an OCI image layout")
+    pack.add_argument("name", metavar="NAME")
+    pack.add_argument("--to", dest="directory", type=Path, required=True, metavar="DIR", help="new or empty")
+
+
 def _add_registry_verbs(verbs: _Verbs) -> None:
     registry = verbs.group("registry", "use OCI registries, and be one")
     serve = registry.add("serve", "registry_server:serve", "let programs on this machine read the models as a registry")
     serve.add_argument("switch", nargs="?", choices=("on", "off"), help="without it: say how it is")
+    login = registry.add("login", "registry:log_in", "log in to a registry; the password is asked for, never an option")
+    login.add_argument("host", metavar="HOST")
+    login.add_argument("--username", metavar="USER")
+    login.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
+    logout = registry.add("logout", "registry:log_out", "forget the login for a registry")
+    logout.add_argument("host", metavar="HOST")
+    registry.add("list", "registry:list_logins", "list the registries that there is a login for")
     connect = registry.add("connect", "registry_server:connect", "open a linked device's registry on a port here")
     connect.add_argument("peer", metavar="PEER")
     connect.add_argument("--port", type=int, default=0, metavar="N", help="on 127.0.0.1; default: any free one")

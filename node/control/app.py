@@ -9,6 +9,7 @@ from node.control.chats import ChatRoutes
 from node.control.link import LinkRoutes
 from node.control.models import ModelRoutes
 from node.control.node import NodeRoutes
+from node.control.registry import RegistryRoutes
 from node.control.registry_server import RegistryServerRoutes
 from node.control.repair import RepairRoutes
 from node.control.responses import handle_errors
@@ -28,6 +29,7 @@ def build_control(node: Node) -> FastAPI:
         LinkRoutes(node),
         ChatRoutes(node),
         RegistryServerRoutes(node),
+        RegistryRoutes(node),
         RepairRoutes(node),
         BundleRoutes(node),
     ):
