@@ -1,7 +1,7 @@
 """What FROM can name beyond this machine, and its files once they are stored here."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from store.leases import Lease
@@ -27,6 +27,11 @@ class Moved:
             self.copied_bytes + other.copied_bytes,
             self.stored_bytes + other.stored_bytes,
         )
+
+
+def fetched_event(name: str, moved: Moved) -> dict[str, object]:
+    """Return what `report` is told last: that all files of `name` are here, and how their bytes came."""
+    return {"status": "fetched", "source": name, **asdict(moved)}
 
 
 @dataclass(frozen=True)

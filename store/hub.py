@@ -23,7 +23,7 @@ from store.errors import (
     RepositoryNameInvalid,
     RepositoryUnknown,
 )
-from store.fetched import Fetched, Moved, Report
+from store.fetched import Fetched, Moved, Report, fetched_event
 from store.hub_cache import HubCache
 from store.hub_download import Download
 from store.hub_listing import (
@@ -168,7 +168,7 @@ class _Fetching:
             if file.path not in self._digests:
                 self._take(file)
         HubMemory(self._store.layout).remember(_with_digests(snapshot, chosen, self._digests))
-        self._report({"status": "fetched", "source": self._name, **_facts(self._moved)})
+        self._report(fetched_event(self._name, self._moved))
         names = {file.path for file in chosen}
         return Fetched(
             files={
@@ -318,15 +318,6 @@ def _with_digests(snapshot: Snapshot, chosen: tuple[HubFile, ...], digests: dict
             replace(file, sha256=digests[file.path]) if file.path in taken else file for file in snapshot.files
         ),
     )
-
-
-def _facts(moved: Moved) -> dict[str, object]:
-    return {
-        "downloaded_bytes": moved.downloaded_bytes,
-        "linked_bytes": moved.linked_bytes,
-        "copied_bytes": moved.copied_bytes,
-        "stored_bytes": moved.stored_bytes,
-    }
 
 
 def _required(digest: Digest | None) -> Digest:
