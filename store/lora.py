@@ -113,13 +113,13 @@ def parse_adapter_config(data: bytes) -> AdapterConfig:
     kind = document.get("fine_tune_type", "lora")
     if kind == "full":
         raise FormatUnsupported(CONFIG, "a full fine-tune is no adapter; build FROM its weights instead")
-    if kind not in _LEAVES:
+    if not isinstance(kind, str) or kind not in _LEAVES:
         raise AdapterInvalid(CONFIG, f"fine_tune_type {str(kind)[:40]!r}, expected lora or dora")
     lora = document.get("lora_parameters")
     if not isinstance(lora, dict) or not lora.keys() <= {"rank", "scale", "dropout", "keys"}:
         raise AdapterInvalid(CONFIG, "lora_parameters: expected rank, scale, dropout and perhaps keys, nothing else")
     return AdapterConfig(
-        kind=str(kind),
+        kind=kind,
         layer_count=int(_number(document, "num_layers", -1, MAX_LAYERS, whole=True)),
         rank=int(_number(lora, "rank", 1, MAX_RANK, whole=True)),
         scale=_number(lora, "scale", -MAX_SCALE, MAX_SCALE),
@@ -194,7 +194,7 @@ def _check_fit(
         raise AdapterMismatch(f"{module}.lora_a", f"the model's module has shape {shape}")
     rows, columns = shape
     if module.rpartition(".")[2] in _EMBEDDINGS:
-        rows, columns, inputs, outputs = columns, rows, outputs, inputs
+        inputs, outputs = outputs, inputs  # an embedding is looked up by its row
     fits = inputs == columns
     if dtype == "U32":  # quantised: several weights in each integer
         fits = inputs > 0 and 32 * columns % inputs == 0 and 32 * columns // inputs in _PACKED_BITS

@@ -46,8 +46,12 @@ AWKWARD = st.lists(
             "&",
             "*",
             "!",
+            "---",
+            "no",
+            "~",
+            "{",
+            "\ufeff",
         ]
-        + ["---", "no", "~", "{", "\ufeff"]
     )
 )
 texts = st.one_of(AWKWARD.map("".join), st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
