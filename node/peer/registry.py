@@ -45,7 +45,7 @@ class RegistryStreams:
     async def _serve(self, stream: PeerStream) -> None:
         async with self._slot(stream) as admitted:
             if admitted:
-                await _Exchange(stream, self._registry).run()
+                await Exchange(stream, self._registry).run()
 
     @asynccontextmanager
     async def _slot(self, stream: PeerStream) -> AsyncIterator[bool]:
@@ -64,7 +64,7 @@ class RegistryStreams:
                 del self._streams[peer]
 
 
-class _Exchange:
+class Exchange:
     """One request and its answer."""
 
     def __init__(self, stream: PeerStream, registry: ASGIApp) -> None:

@@ -20,11 +20,12 @@ from identity.did import DeviceId
 from node.api.errors import RegistryRefused
 from node.api.registry_answers import answer_error
 from node.api.streams import until_left
-from node.errors import NodeError, PeerNotLinked, PeerUnreachable, RemoteRefused, StreamClosed
+from node.errors import PeerNotLinked, PeerUnreachable, RemoteRefused, StreamClosed
 from node.failures import first_cause, is_named
 from node.net.streams import MAX_REFUSAL_BYTES, PeerStream
 from node.net.transport import Transport
 from node.peer.registry import IDLE_S, MAX_HEAD_BYTES, REGISTRY_PROTOCOL
+from protocol.refusal import RefusalCode
 from protocol.registry_route import is_registry_path
 
 USER: Final = "tilenode"
@@ -190,13 +191,13 @@ async def _live(receive: Receive, send: Send) -> None:
         await send({"type": f"{kind}.complete"})
 
 
-def _word(error: BaseException) -> BaseException:
+def _word(error: BaseException) -> RegistryRefused:
     match error:
         case RegistryRefused():
             return error
+        case RemoteRefused() if error.code == RefusalCode.BUSY:
+            return RegistryRefused(429, "TOOMANYREQUESTS", str(error))
         case PeerNotLinked() | RemoteRefused():
             return RegistryRefused(403, "DENIED", str(error))
-        case NodeError() | trio.TooSlowError():
-            return RegistryRefused(503, "UNAVAILABLE", str(error) or "the device does not answer")
         case _:
-            return error
+            return RegistryRefused(503, "UNAVAILABLE", str(error) or "the device does not answer")
