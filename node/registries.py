@@ -114,8 +114,10 @@ class Registries:
         model = await self._find(text)
         return model.name, await self._threads.store(pack_model, self._store, model, directory)
 
-    async def log_in(self, host: str, login: Login) -> str:
-        """Show `login` to the registry at `host` and keep it if it is accepted; return the host as it is kept.
+    async def log_in(self, host: str, login: Login) -> tuple[str, bool]:
+        """Show `login` to the registry at `host` and keep it if it is accepted.
+
+        Return the host as it is kept, and whether the registry asked for a login at all.
 
         Raises:
             ReferenceInvalid: no host, or a login that cannot be shown.
@@ -126,9 +128,9 @@ class Registries:
             raise ReferenceInvalid(host, f"a user name has 1 to {MAX_USERNAME_CHARS} characters and no ':'")
         if not 0 < len(login.password) <= MAX_PASSWORD_CHARS:
             raise ReferenceInvalid(host, f"a password has 1 to {MAX_PASSWORD_CHARS} characters")
-        await trio.to_thread.run_sync(_check_login, reference, login)
+        asked = await self._threads.store(_check_login, reference, login)
         await self._threads.database(self._logins.keep, reference.host, login, self._clock.now_s())
-        return reference.host
+        return reference.host, asked
 
     async def log_out(self, host: str) -> bool:
         """Forget the login for `host`; return whether there was one."""
@@ -182,6 +184,6 @@ def _host_reference(host: str) -> Reference:
     return Reference(check_host(host, host), _ANY, _ANY)
 
 
-def _check_login(reference: Reference, login: Login) -> None:
+def _check_login(reference: Reference, login: Login) -> bool:
     with RegistryClient(reference, login=login, check=trio.from_thread.check_cancelled) as client:
-        client.check_login()
+        return client.check_login()

@@ -106,10 +106,11 @@ class ReferenceInvalid(ProtocolError):
 
     hint = "a registry reference looks like: registry.example/ann/demo:v2 or localhost:5000/demo"
 
-    def __init__(self, text: str, reason: str) -> None:
+    def __init__(self, text: str, reason: str, hint: str = "") -> None:
         super().__init__(f"registry reference {text[:80]!r}: {reason}")
         self.text = text
         self.reason = reason
+        self.hint = hint or self.hint
 
 
 class RegistryAnswerInvalid(ProtocolError):

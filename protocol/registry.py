@@ -153,7 +153,9 @@ def push_target(text: str, name: ModelName) -> Reference:
     if not text:
         text = f"{name.host}/{name.namespace}/{name.name}"
         if not names_registry(text):
-            raise ReferenceInvalid(str(name), "names no registry; say where to: tilenode push NAME HOST/REPOSITORY")
+            raise ReferenceInvalid(
+                str(name), "names no registry", f"say where to: tilenode push {name} HOST/REPOSITORY"
+            )
     last = text.rpartition("/")[2]
     return parse_reference(text if ":" in last or "@" in last else f"{text}:{format_tag(name)}")
 

@@ -98,8 +98,10 @@ def log_in(invocation: Invocation) -> int:
     with ensure_node(invocation) as client:
         kept = client.post("/v1/registry/login", host=arguments.host, username=username, password=password)
     invocation.screen.facts(kept)
+    what = "logged in to" if kept["asked"] else "kept a login for"
+    more = "" if kept["asked"] else ", which asks for none so far"
     invocation.screen.done(
-        f"logged in to {kept['host']} as {kept['username']}; the password is in the encrypted database",
+        f"{what} {kept['host']} as {kept['username']}{more}; the password is in the encrypted database",
         "end it",
         f"tilenode registry logout {kept['host']}",
     )

@@ -122,8 +122,9 @@ class RegistryRoutes:
 
     async def log_in(self, body: LoginBody) -> Response:
         """Keep a login, once the registry has accepted it."""
-        host = await self._node.registries.log_in(body.host, Login(body.username, body.password.get_secret_value()))
-        return facts(host=host, username=body.username)
+        login = Login(body.username, body.password.get_secret_value())
+        host, asked = await self._node.registries.log_in(body.host, login)
+        return facts(host=host, username=body.username, asked=asked)
 
     async def log_out(self, body: HostBody) -> Response:
         """Forget a login."""

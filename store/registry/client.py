@@ -67,8 +67,8 @@ class RegistryClient:
         """What a token must allow for writing."""
         return (f"repository:{self.reference.repository}:pull,push",)
 
-    def check_login(self) -> None:
-        """Return when the registry accepts the login, as far as it tells before something is asked of it.
+    def check_login(self) -> bool:
+        """Return whether the registry asked for the login; when this returns, it does not refuse it.
 
         Raises:
             RegistryLoginRefused: it does not.
@@ -76,7 +76,7 @@ class RegistryClient:
         """
         url = f"{self.reference.origin}/v2/"
         with self.session.request("GET", url, "anything", scopes=(), expected={200}):
-            return
+            return self.session.is_known
 
     def manifest(self, key: str) -> FetchedManifest:
         """Return the manifest or index under a tag or a `sha256:…` digest; at most 4 MiB.

@@ -1,5 +1,6 @@
 """Connections to registries: no address that a stranger must not lead to, no wait that nobody wants any more."""
 
+import os
 import select
 import socket
 import ssl
@@ -98,7 +99,7 @@ class Network(httpcore.NetworkBackend):
                 failure = error
         if isinstance(failure, TimeoutError):
             raise httpcore.ConnectTimeout("no answer") from failure
-        raise httpcore.ConnectError(str(failure)) from failure
+        raise httpcore.ConnectError(failure.strerror if failure and failure.strerror else str(failure)) from failure
 
     def _addresses(self, host: str, port: int) -> list[tuple[int, Any]]:
         try:
@@ -126,7 +127,7 @@ class Network(httpcore.NetworkBackend):
                 connection.connect(address)
             _in_slices(self._caller, timeout, lambda wait_s: _is_ready(connection, select.POLLOUT, wait_s) or None)
             if code := connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                raise OSError(code, "cannot connect")
+                raise OSError(code, os.strerror(code))
         except BaseException:
             connection.close()
             raise

@@ -16,7 +16,7 @@ from store.registry.network import LOOK_UP_S
 
 CONNECTIONS: Final = 4
 MAX_ROUNDS: Final = 3
-SYNC_BYTES: Final = 32 << 20
+SYNC_BYTES: Final = 16 << 20
 
 Progress = Callable[[int], None]
 
@@ -40,7 +40,7 @@ class _Received:
 def fetch_missing(client: RegistryClient, partial: PartialLayer, progress: Progress = lambda _: None) -> int:
     """Fetch every chunk that `partial` lacks; return how many bytes came. `progress` is told that number as it grows.
 
-    What arrived is on the disk every 32 MiB and when this ends, however it ends. Raises:
+    What arrived is on the disk every 16 MiB and when this ends, however it ends. Raises:
         ChunkCorrupt: the registry sent a chunk wrong again and again.
         RegistryError, RegistryAnswerInvalid: as the client says; what arrived is kept.
         DiskFull, DiskFailed: as the store says.

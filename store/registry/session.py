@@ -126,6 +126,11 @@ class Session:
         self._authorizer = Authorizer(self.reference.host, self.login, self._token_answer)
 
     @property
+    def is_known(self) -> bool:
+        """Whether the registry has asked who this is, and was told."""
+        return self._authorizer.header(()) is not None
+
+    @property
     def host(self) -> str:
         """The registry's host, for messages."""
         return self.reference.host
