@@ -35,7 +35,7 @@ from store.rebuild import CheckReport, check_build
 
 DEMO: ModelName = parse_model_name(DEMO_NAME)
 # Greedy, because a model this small answers well only so.
-_DEMO_RECIPE = Modelfile(DEMO_NAME, parameters=(("temperature", 0),))
+_DEMO_RECIPE = Modelfile(DEMO_NAME, parameters=(("temperature", 0.0),))
 # Chunks are hashed in runs of this many, about 4 MiB.
 _CHUNK_RUN = 64
 

@@ -1,5 +1,7 @@
 """Building a model: from a recipe and the files it names to a manifest, the same one wherever and whenever it runs."""
 
+import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -29,7 +31,7 @@ from protocol.manifest import (
 )
 from protocol.model_config import ModelConfig, encode_config
 from protocol.model_name import format_model_name
-from protocol.modelfile import Modelfile, format_modelfile, inherit_modelfile
+from protocol.modelfile import Modelfile, format_modelfile, inherit_modelfile, parse_modelfile
 from store.adapters import ADAPTER_HERE
 from store.base_parts import BuildRequest, Convert, PartsReader
 from store.bases import Bases, LocalBases, Located, Places, shown_path
@@ -96,6 +98,8 @@ def build_model(
         LayerCorrupt: a file is not what was promised.
         DiskFull, DiskFailed: nothing was named; what was stored is not in anybody's way.
     """
+    # One spelling, so that a recipe that was put together in a program is the one that a file would have given.
+    request = replace(request, modelfile=parse_modelfile(format_modelfile(request.modelfile)))
     lease = store.leases.take()
     try:
         places = Places(store, request.base_dir, bases, lease, report, bool(request.name.version), known or {})
@@ -148,7 +152,7 @@ class _Build:
                 "created": format_time(created_s),
                 "quantization": str(request.quantization),
             },
-            tool_versions={**record.tools, **parts.tools},
+            tool_versions={**record.tools, **parts.tools, "host": f"{sys.platform} {platform.machine()}"},
             left_out=parts.left_out,
         )
         return BuiltModel(manifest, attested, record, layers, self._lease)

@@ -184,6 +184,15 @@ def _origin(source: ResolvedSource) -> Origin:
 
 def compare_manifests(store: ModelStore, expected: Manifest, found: Manifest) -> Iterator[Difference]:
     """Yield what differs: first what went in, then what came of it, tensor by tensor where there are tensors."""
+    differs = False
+    for difference in _compare_files(store, expected, found):
+        differs = True
+        yield difference
+    if expected.config != found.config and not differs:  # it lists the layers, so it follows them
+        yield Difference("config", short_digest(expected.config.digest), short_digest(found.config.digest))
+
+
+def _compare_files(store: ModelStore, expected: Manifest, found: Manifest) -> Iterator[Difference]:
     before = {layer.filepath: layer for layer in expected.layers}
     after = {layer.filepath: layer for layer in found.layers}
     own = [BUILD_RECORD, MODELFILE]
@@ -196,8 +205,6 @@ def compare_manifests(store: ModelStore, expected: Manifest, found: Manifest) ->
     for key in sorted(expected.annotations.keys() | found.annotations.keys()):
         if expected.annotations.get(key) != found.annotations.get(key):
             yield Difference(key, expected.annotations.get(key, _NONE), found.annotations.get(key, _NONE))
-    if expected.config != found.config:
-        yield Difference("config", short_digest(expected.config.digest), short_digest(found.config.digest))
 
 
 def _shown(layer: Layer | None) -> str:

@@ -1,5 +1,6 @@
 """The conversion of a model's weights, driven from a build: one process, started, heard and ended."""
 
+import math
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ READ_BYTES: Final = 64 * 1024
 # A tensor of some gigabytes on a slow processor takes minutes; longer silence is a hang.
 PATIENCE_S: Final = 900.0
 BURIAL_S: Final = 10.0
+REPORT_EVERY_S: Final = 0.1
 
 Emit = Callable[[dict[str, object]], Awaitable[None]]
 
@@ -34,6 +36,7 @@ class Conversion:
     def __init__(self, emit: Emit) -> None:
         """`emit` is awaited with each progress event."""
         self._emit = emit
+        self._told_s = -math.inf
 
     def convert(self, source_dir: Path, target_dir: Path, quantization: Quantization) -> Mapping[str, str]:
         """Run the process to its end; see `store.build.Convert`.
@@ -63,6 +66,14 @@ class Conversion:
             raise ConversionFailed(f"its process {describe_exit(code)}")
         return tools
 
+    async def _tell(self, quantization: Quantization, item: str, done: int, total: int) -> None:
+        now_s = trio.current_time()
+        if now_s - self._told_s < REPORT_EVERY_S:
+            return
+        self._told_s = now_s
+        event = {"status": f"converting to {quantization}", "source": clean_text(item, 200)}
+        await self._emit({**event, "completed": done, "total": total})
+
     async def _listen(
         self, stream: trio.SocketStream, quantization: Quantization, watch: trio.CancelScope
     ) -> Mapping[str, str] | None:
@@ -75,8 +86,7 @@ class Conversion:
                 while (frame := frames.next_frame()) is not None:
                     match decode_from_converter(frame):
                         case Converting(item, done, total):
-                            event = {"status": f"converting to {quantization}", "source": clean_text(item, 200)}
-                            await self._emit({**event, "completed": done, "total": total})
+                            await self._tell(quantization, item, done, total)
                         case Converted(tools):
                             return {clean_text(tool, 80): clean_text(words, 200) for tool, words in tools.items()}
                         case Refused(why):
