@@ -165,6 +165,8 @@ class HubSession:
             with group:
                 for piece in group.download_stream(hf_xet.XetFileInfo(file.file_hash, to.size), start=to.position):
                     to.write(piece)
+            if to.position != to.size:
+                raise HubUnreachable(self.endpoint, f"Xet: ended after {to.position} of {to.size} bytes")
         except (OSError, ValueError, RuntimeError, httpx2.HTTPError) as error:
             raise HubUnreachable(self.endpoint, f"Xet: {type(error).__name__}") from error
 

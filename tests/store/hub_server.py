@@ -8,9 +8,10 @@ source; the real hub may differ. The library that speaks to it is the real one.
     python hub_server.py CONFIG.json    prints "HUB_URL CDN_URL", then serves until it is killed
 
 CONFIG: {"log": path of a request log, "repos": {"owner/name": {"commits": [{"directory", "date", "refs"}], …}}}.
-Faults of a repository: "gated", "private" (token that opens it), "disabled", "status", "listing" (merged into the
-answer), "siblings" (appended), "wrong_bytes", "stop_after" (bytes of a body, then silence), "no_range", "redirect"
-(where a large file leads), "no_code" (404 without a reason), "xet" (path -> {"hash"}; with "cas": where the storage is).
+Faults of a repository: "gated", "private" (the token that opens it), "status" and "error_bytes" (of every answer),
+"listing" (merged into the answer), "siblings" (appended), "no_commits", "wrong_bytes", "extra_bytes", "stop_after"
+(bytes of a body, then silence), "no_range", "redirect" (where a large file leads), "xet" (path -> {"hash"}) with "cas"
+(where the Xet storage is).
 """
 
 import hashlib
@@ -226,7 +227,8 @@ class HubHandler(Handler):
             self.send_json([self.tree_entry(repo, path, file) for path, file in commit.files.items()])
         elif what == "xet-read-token":
             cas = {"X-Xet-Cas-Url": repo.faults["cas"], "X-Xet-Access-Token": "storage"}
-            self.send_json({}, **cas, **{"X-Xet-Token-Expiration": str(int(time.time()) + 3600)})
+            expires = {"X-Xet-Token-Expiration": str(int(time.time()) + 3600)}
+            self.send(HTTPStatus.OK, {**cas, **expires}, b"{}")
         else:
             self.refuse(HTTPStatus.NOT_FOUND, "EntryNotFound", "no such thing")
 
