@@ -20,7 +20,7 @@ from store.disk import READ_ONLY, Temporary, disk_errors, flush_directory, flush
 from store.errors import MoveRefused, MoveUnfinished
 from store.layout import Layout
 from store.move_journal import How, Move, read_move, remove_move, was_renamed, write_move
-from store.probe import require_operations
+from store.probe import PROBES, require_operations
 
 # Derived or of the processes that ran: made anew where the store lies then.
 _LEFT_BEHIND: Final = frozenset({"cache/tmp", "cache/models", "leases"})
@@ -71,7 +71,7 @@ def require_target(source: Path, target: Path) -> How:
         if not target.is_dir():
             raise MoveRefused(target, "is not a directory")
         with disk_errors(target):
-            found = sorted({path.name for path in target.iterdir()} - _OF_THE_DISK)
+            found = sorted({path.name for path in target.iterdir()} - _OF_THE_DISK - PROBES)
         if found:
             raise MoveRefused(target, f"is not empty: {found[0]}")
     files = list(_files(source))

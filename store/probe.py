@@ -13,6 +13,8 @@ from store.disk import flush_directory, flush_file
 from store.errors import FileTooLarge, MoveRefused
 
 _PROBE: Final = ".tilenode-probe"
+_RENAMED: Final = f"{_PROBE}-2"
+PROBES: Final = frozenset({_PROBE, _RENAMED})  # what a kill may leave; the next probe takes it over
 _PAGE: Final = 4096
 
 
@@ -63,7 +65,7 @@ def require_file_size(directory: Path, size: int) -> None:
 
 def _try_all(directory: Path, largest: int) -> None:
     require_file_size(directory, largest)
-    path, other = directory / _PROBE, directory / f"{_PROBE}-2"
+    path, other = directory / _PROBE, directory / _RENAMED
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         for attempt in _ATTEMPTS:

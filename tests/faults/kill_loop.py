@@ -1,0 +1,180 @@
+"""A store under SIGKILL: operations run in children that die at random disk calls; after each the store is looked at.
+
+    python -m tests.faults.kill_loop DIRECTORY --kills 1000 --seed 1
+
+A child says over a pipe what it has acknowledged, and only after it is so. After every kill another process opens the
+store, puts right what a start puts right, hashes everything again and says what is there. The last line on stdout is
+the result as JSON; a failing round is printed with what it takes to run it again.
+"""
+
+import argparse
+import json
+import os
+import random
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tests.faults.operations import GONE, OPERATIONS, Place, Step, clean, look
+from tests.faults.ptrace import Traced, run_traced
+
+ANY: Final = "any"
+
+
+@dataclass
+class Ledger:
+    """What was promised: for each name the digests that it may stand for now; `GONE` where it may be gone."""
+
+    names: dict[str, set[str]] = field(default_factory=dict)
+
+    def begin(self, step: Step) -> None:
+        """From now on each name that the step touches may have changed already, or not."""
+        for name in step.sets:
+            self.names.setdefault(name, {GONE}).add(ANY)
+        for name in step.removes:
+            self.names.setdefault(name, {GONE}).add(GONE)
+
+    def acknowledge(self, name: str, digest: str) -> None:
+        """The step said that it is done with `name`."""
+        self.names[name] = {digest}
+
+    def faults(self, found: dict[str, str]) -> list[str]:
+        """Return what is not as promised."""
+        faults = []
+        for name, allowed in self.names.items():
+            digest = found.get(name, GONE)
+            if digest not in allowed and not (ANY in allowed and digest != GONE):
+                faults.append(f"{name} is {digest[:12]}, promised was {sorted(word[:12] for word in allowed)}")
+        faults += [f"{name} came from nowhere" for name in found.keys() - self.names.keys()]
+        return faults
+
+    def settle(self, found: dict[str, str]) -> None:
+        """What was found is what counts from now on."""
+        self.names = {name: {found.get(name, GONE)} for name in self.names}
+
+
+@dataclass
+class Loop:
+    """One run of the loop over one store."""
+
+    place: Place
+    random: random.Random
+    ledger: Ledger = field(default_factory=Ledger)
+    lengths: dict[str, Counter[str]] = field(default_factory=dict)
+    kills: Counter[str] = field(default_factory=Counter)
+    calls: Counter[str] = field(default_factory=Counter)
+    acknowledged: int = 0
+
+    def run(self, kills: int) -> None:
+        """Go on until so many children were killed.
+
+        Raises:
+            AssertionError: something that was promised is not so.
+        """
+        names = [name for name, operation in OPERATIONS.items() if operation.possible(self.place)]
+        while sum(self.kills.values()) < kills:
+            name = names[0] if not self.lengths else self.random.choice(names)
+            self.round(name)
+
+    def round(self, name: str) -> None:
+        """Run one operation, killed somewhere unless it is the first of its kind, and look at what is left."""
+        step = OPERATIONS[name].step(self.place, self.random)
+        kill_at = self._somewhere(name)
+        self.ledger.begin(step)
+        traced = self._run(step, kill_at)
+        if not traced.killed_at:
+            self.lengths[name] = traced.calls
+        if traced.killed_at:
+            self.kills[name] += 1
+            self.calls[traced.killed_at] += 1
+        found, faults = ask(lambda: look(self.place, step))
+        faults += self.ledger.faults(found)
+        if traced.exit_code not in (None, 0):
+            faults.append(f"the operation itself failed with {traced.exit_code}")
+        assert not faults, f"{name} {step} killed at {kill_at} ({traced.killed_at}): {faults}"
+        self.ledger.settle(found)
+
+    def _somewhere(self, name: str) -> tuple[str, int] | None:
+        """Return a random call of those that the operation was seen to make: every kind of call as often as the others.
+
+        Otherwise nearly all would be those that open files to read. None in a fifth of all cases, and where none was
+        seen yet: what runs to its end is what later kills must not undo.
+        """
+        seen = self.lengths.get(name)
+        if not seen or self.random.random() < 1 / 5:
+            return None
+        call = self.random.choice(sorted(seen))
+        return call, self.random.randrange(seen[call])
+
+    def _run(self, step: Step, kill_at: tuple[str, int] | None) -> Traced:
+        reader, writer = os.pipe()
+
+        def acknowledge(name: str, digest: str) -> None:
+            os.write(writer, f"{name} {digest}\n".encode())
+
+        def work() -> None:
+            os.close(reader)
+            step.run(self.place, acknowledge)
+
+        try:
+            traced = run_traced(work, kill_at)
+        finally:
+            os.close(writer)
+        with os.fdopen(reader) as said:
+            for line in said:
+                self.ledger.acknowledge(*line.split())
+                self.acknowledged += 1
+        return traced
+
+
+def ask(question: Callable[[], tuple[dict[str, str], list[str]]]) -> tuple[dict[str, str], list[str]]:
+    """Return the answer of `question`, asked in a process of its own, as one that was started after the kill."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.write(writer, json.dumps(question()).encode())
+            code = 0
+        except BaseException:  # noqa: BLE001 - a forked child must end here, whatever went wrong
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(writer)
+    with os.fdopen(reader) as said:
+        text = said.read()
+    _, status = os.waitpid(child, 0)
+    assert status == 0, "looking at the store failed; see above"
+    found, faults = json.loads(text)
+    return found, faults
+
+
+def main() -> int:
+    """Run the loop as the command line says."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--elsewhere", type=Path, help="a directory on another file system")
+    parser.add_argument("--registry", default="", help="HOST:PORT of a registry that serves what `pull` asks for")
+    arguments = parser.parse_args()
+    place = Place(arguments.directory, arguments.elsewhere, arguments.registry)
+    loop = Loop(place, random.Random(arguments.seed))
+    try:
+        loop.run(arguments.kills)
+    except AssertionError as fault:
+        print(f"seed {arguments.seed}, after {sum(loop.kills.values())} kills: {fault}", file=sys.stderr)
+        return 1
+    finally:
+        clean(place)
+    result = {"kills": dict(loop.kills), "at": dict(loop.calls), "acknowledged": loop.acknowledged}
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
