@@ -20,11 +20,13 @@ from protocol.errors import ChunkMapInvalid
 MAGIC: Final = b"TNCM"
 VERSION: Final = 1
 # Algorithm 1: cuts at the end of a safetensors header and at every tensor's edge; inside, FastCDC 2020 with
-# normalisation level 1, gear seed 0 and these bounds.
+# gear seed 0, these bounds and no normalisation: one mask, so that a cut falls in the same place wherever its chunk
+# began, and chunks are the same again soon after a seam.
 ALGORITHM: Final = 1
 MIN_CHUNK_BYTES: Final = 8 << 10
 AVERAGE_CHUNK_BYTES: Final = 64 << 10
 MAX_CHUNK_BYTES: Final = 128 << 10
+NORMALIZATION: Final = 0
 
 MAX_CHUNK_MAP_BYTES: Final = 64 << 20
 MAX_TENSOR_NAME_BYTES: Final = 1024

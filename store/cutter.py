@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterator, Sequence
 
 from pyfastcdc import FastCDC
 
-from protocol.chunkmap import AVERAGE_CHUNK_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES
+from protocol.chunkmap import AVERAGE_CHUNK_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, NORMALIZATION
 
 
 class TensorCutter:
@@ -21,7 +21,7 @@ class TensorCutter:
             avg_size=AVERAGE_CHUNK_BYTES,
             min_size=MIN_CHUNK_BYTES,
             max_size=MAX_CHUNK_BYTES,
-            normalized_chunking=1,
+            normalized_chunking=NORMALIZATION,
             seed=0,
         )
         self._rest = b""
