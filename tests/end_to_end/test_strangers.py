@@ -13,6 +13,7 @@ from node.cli.exit_codes import ExitCode
 from node.errors import NodeError, PeerUnreachable, RemoteRefused, StreamClosed
 from node.net.access import LinkedPeers
 from node.net.transport import Transport
+from node.peer.registry import REGISTRY_PROTOCOL
 from node.peer.sources import ask_have
 from protocol.blob import BLOB_PROTOCOL, ReadRequest, encode_read
 from protocol.digest import Digest
@@ -27,7 +28,15 @@ from tests.end_to_end.refusals import check_logs, refused
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(120)]
 
-OURS = (HEADS_PROTOCOL, PROVENANCE_PROTOCOL, CONSISTENCY_PROTOCOL, HAVE_PROTOCOL, BLOB_PROTOCOL, SYNC_PROTOCOL)
+OURS = (
+    HEADS_PROTOCOL,
+    PROVENANCE_PROTOCOL,
+    CONSISTENCY_PROTOCOL,
+    HAVE_PROTOCOL,
+    BLOB_PROTOCOL,
+    SYNC_PROTOCOL,
+    REGISTRY_PROTOCOL,
+)
 LIBP2P = ("/meshsub/1.1.0", "/meshsub/1.2.0", "/floodsub/1.0.0", "/ipfs/id/1.0.0", "/ipfs/ping/1.0.0")
 SECRET = "the tulip code is 4711"
 
