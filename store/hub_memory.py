@@ -31,7 +31,7 @@ class HubMemory:
         try:
             with open_regular(self._path(repo, revision)) as file:
                 data = file.read(MAX_LISTING_BYTES + 1)
-            return _decode(repo, revision, data)
+            return decode_snapshot(repo, revision, data)
         except (OSError, JsonInvalid, DigestInvalid, ValueError):
             return None  # not there, or not readable any more: the hub is asked again
 
@@ -61,7 +61,12 @@ def _encode(snapshot: Snapshot) -> bytes:
     )
 
 
-def _decode(repo: str, commit: str, data: bytes) -> Snapshot:
+def decode_snapshot(repo: str, commit: str, data: bytes) -> Snapshot:
+    """Return what was remembered of `repo` at `commit`.
+
+    Raises:
+        JsonInvalid, DigestInvalid, ValueError: it cannot be read, or is about something else.
+    """
     document = decode_json(data, MAX_LISTING_BYTES, "remembered commit")
     if not isinstance(document, dict) or document.get("version") != VERSION:
         raise ValueError("another version")

@@ -71,7 +71,7 @@ class OllamaName:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class OllamaLayer:
     """A layer as the manifest has it; `kind` is the last part of its media type."""
 
     kind: str
@@ -127,7 +127,7 @@ class OllamaCache:
         """Return the files of the model `base`; see `Remote`."""
         name = parse_ollama_name(base)
         manifest = self._read_manifest(name)
-        layers = _parse_manifest(str(name), manifest)
+        layers = parse_manifest(str(name), manifest)
         _refuse_other_kinds(str(name), layers)
         taking = _Taking(self._blobs, str(name), store, lease, report)
         return taking.run(layers, digest_of(manifest))
@@ -153,7 +153,12 @@ class OllamaCache:
         raise CacheModelUnknown(str(name), self._manifests.parent, self.names()[:MAX_SHOWN])
 
 
-def _parse_manifest(name: str, data: bytes) -> tuple[_Layer, ...]:
+def parse_manifest(name: str, data: bytes) -> tuple[OllamaLayer, ...]:
+    """Return the layers that Ollama's manifest of `name` lists.
+
+    Raises:
+        SourceInvalid: no manifest, more than 40,000 layers, or a digest or size that cannot be.
+    """
     try:
         document = decode_json(data, MAX_MANIFEST_BYTES, "manifest")
     except JsonInvalid as error:
@@ -164,7 +169,7 @@ def _parse_manifest(name: str, data: bytes) -> tuple[_Layer, ...]:
     return tuple(_parse_layer(name, index, layer) for index, layer in enumerate(layers))
 
 
-def _parse_layer(name: str, index: int, layer: object) -> _Layer:
+def _parse_layer(name: str, index: int, layer: object) -> OllamaLayer:
     where = f"manifest of {name}: layers[{index}]"
     if not isinstance(layer, dict):
         raise SourceInvalid(where, "no layer")
@@ -175,10 +180,10 @@ def _parse_layer(name: str, index: int, layer: object) -> _Layer:
         digest = parse_digest(str(layer.get("digest")))
     except DigestInvalid as error:
         raise SourceInvalid(where, str(error)) from None
-    return _Layer(kind.removeprefix(_MEDIA), digest, size, filename)
+    return OllamaLayer(kind.removeprefix(_MEDIA), digest, size, filename)
 
 
-def _refuse_other_kinds(name: str, layers: tuple[_Layer, ...]) -> None:
+def _refuse_other_kinds(name: str, layers: tuple[OllamaLayer, ...]) -> None:
     kinds = {layer.kind for layer in layers}
     if "model" in kinds:
         raise FormatUnsupported(name, "Ollama keeps its weights as GGUF, which is not read here")
@@ -202,7 +207,7 @@ class _Taking:
         self._quantized: dict[str, tuple[int, int]] = {}
         self._written = 0
 
-    def run(self, layers: tuple[_Layer, ...], manifest: Digest) -> Fetched:
+    def run(self, layers: tuple[OllamaLayer, ...], manifest: Digest) -> Fetched:
         tensors = [layer for layer in layers if layer.kind == "tensor"]
         wanted = set(wanted_of_repository([WEIGHTS, *(layer.name for layer in layers if layer.kind == "json")]))
         files = [layer for layer in layers if layer.kind == "json" and layer.name in wanted]
@@ -220,10 +225,10 @@ class _Taking:
             skipped=tuple(sorted({layer.name or layer.kind for layer in layers if layer not in (*tensors, *files)})),
         )
 
-    def _path(self, layer: _Layer) -> Path:
+    def _path(self, layer: OllamaLayer) -> Path:
         return self._blobs / f"sha256-{layer.digest}"
 
-    def _read_tensors(self, layer: _Layer) -> None:
+    def _read_tensors(self, layer: OllamaLayer) -> None:
         """Note where each tensor of a blob lies, under the name that mlx-lm has for it."""
         header = self._read_header(layer)
         named = {tensor.name if tensor.name != "data" else layer.name: tensor for tensor in header.tensors}
@@ -239,7 +244,7 @@ class _Taking:
             elif not _is_part_of_quantized(name, named):
                 self._place(layer, tensor, name)
 
-    def _place(self, layer: _Layer, tensor: Tensor, name: str) -> None:
+    def _place(self, layer: OllamaLayer, tensor: Tensor, name: str) -> None:
         if name in self._places:
             raise SourceInvalid(self._name, f"tensor {name[:80]!r} is there twice")
         self._places[name] = _Place(self._path(layer), tensor)
@@ -254,7 +259,7 @@ class _Taking:
             raise FormatUnsupported(self._name, f"tensor {name[:80]} is packed as {kind[:20]}, which is not read here")
         return _BITS[kind], int(group)
 
-    def _read_header(self, layer: _Layer) -> SafetensorsHeader:
+    def _read_header(self, layer: OllamaLayer) -> SafetensorsHeader:
         path = self._path(layer)
         with disk_errors(path), open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -300,7 +305,7 @@ class _Taking:
                 left -= len(piece)
                 yield piece
 
-    def _take(self, layer: _Layer) -> Digest:
+    def _take(self, layer: OllamaLayer) -> Digest:
         self._lease.add(layer.digest)
         if self._store.blobs.has(layer.digest):
             self._moved += Moved(stored_bytes=layer.size)
@@ -312,7 +317,7 @@ class _Taking:
         self._moved += Moved(copied_bytes=layer.size) if way is Way.COPY else Moved(linked_bytes=layer.size)
         return layer.digest
 
-    def _take_config(self, layer: _Layer) -> Digest:
+    def _take_config(self, layer: OllamaLayer) -> Digest:
         """Take config.json; of a packed model with the packing written down as mlx-lm reads it."""
         if not self._quantized:
             return self._take(layer)
