@@ -4,14 +4,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 from protocol.chunkmap import ChunkMap, decode_chunk_map
 from protocol.digest import Digest
-from protocol.errors import ModelNameInvalid, ProtocolError
+from protocol.errors import ProtocolError
 from protocol.manifest import MAX_MANIFEST_BYTES, Layer, Manifest, parse_manifest
 from protocol.model_config import ModelConfig
-from protocol.model_name import ModelName, format_model_name, parse_model_name
+from protocol.model_name import ModelName, format_model_name
 from protocol.modelfile import Modelfile
 from store.blobs import Blobs
 from store.chunks import ChunkIndex
@@ -20,26 +19,22 @@ from store.disk import remove_orphans, require_space
 from store.errors import (
     BlobMissing,
     LayerCorrupt,
-    ModelUnknown,
     RefCorrupt,
     StoreError,
-    VersionAmbiguous,
     VersionPinned,
-    VersionUnknown,
 )
 from store.facts import FactsCache
 from store.gc import free
 from store.layout import Layout
 from store.leases import Lease, Leases
 from store.listing import ListedModel, Listing
+from store.lookup import find_entry, find_version, numbered_version, unknown
 from store.materialize import materialize
 from store.provenance import ProvenanceFiles, signature_of
 from store.reach import closure
 from store.refs import RefEntry, Refs, Version
 
 __all__ = ["HERE", "MAX_MODELFILE_BYTES", "MODELFILE", "ModelStore", "RemoveReport", "StoredModel", "VerifyReport"]
-
-MIN_DIGEST_CHARS: Final = 6
 
 
 @dataclass(frozen=True)
@@ -116,7 +111,7 @@ class ModelStore:
             BlobMissing, LayerCorrupt: its manifest, config or Modelfile is gone or was changed.
             RefCorrupt, ManifestInvalid, ModelfileInvalid: they are there and cannot be read.
         """
-        return self._load(self._entry(name))
+        return self._load(find_entry(self.refs, name))
 
     def resolve_version(self, name: ModelName, text: str) -> StoredModel:
         """Return the model that a version of `name` is: a number, a release, or a digest's first 6 characters or more.
@@ -127,28 +122,7 @@ class ModelStore:
             VersionUnknown, VersionAmbiguous: there is none, or several begin so.
             ModelUnknown, BlobMissing, LayerCorrupt, RefCorrupt, ManifestInvalid, ModelfileInvalid: as `resolve`.
         """
-        return self._load(RefEntry(name, (version := self.find_version(name, text)).digest, version.time_s))
-
-    def find_version(self, name: ModelName, text: str) -> Version:
-        """Return the version of `name` that `text` means, as in `resolve_version`.
-
-        Raises:
-            VersionUnknown, VersionAmbiguous, ModelUnknown, RefCorrupt: there is none, or it cannot be told.
-        """
-        history = self.refs.history(name)
-        release = self._release(name, text.removeprefix("@"))
-        if not history and release is None:
-            raise ModelUnknown(format_model_name(name), self._nearest(name))
-        numbered = [version for version in history if str(version.number) == text]
-        if not numbered and release is not None:
-            numbered = [version for version in history if version.digest == release.digest][-1:] or [release]
-        bare = text.lower().removeprefix("sha256:")
-        found = numbered or _beginning_with(history, bare)
-        if len({version.digest for version in found}) > 1:
-            raise VersionAmbiguous(format_model_name(name), text, len(found))
-        if not found:
-            raise VersionUnknown(format_model_name(name), text)
-        return found[-1]
+        return self._load(RefEntry(name, (version := find_version(self.refs, name, text)).digest, version.time_s))
 
     def load(self, name: ModelName, digest: Digest) -> StoredModel:
         """Return the model of a manifest under `name`, whatever the name stands for by now.
@@ -209,7 +183,7 @@ class ModelStore:
             BlobMissing: a blob is not in the store.
             ModelUnknown, RefCorrupt, ManifestInvalid: the name leads to no manifest.
         """
-        digest = self._entry(name).digest
+        digest = find_entry(self.refs, name).digest
         total = self.blobs.verify(digest)
         faults: list[BlobMissing | LayerCorrupt] = []
         needed = list(self.manifest(digest).blobs())
@@ -227,7 +201,7 @@ class ModelStore:
         """Forget `name` with all its versions, and free what only they needed.
 
         What another name, a release, a lease or another program's entry needs stays. A pinned version keeps the name,
-        unless `force` says otherwise.
+        unless `force` says otherwise. With a release its tag forgets that version, unless it is pinned or current.
 
         Raises:
             ModelUnknown: there is no such name.
@@ -240,11 +214,11 @@ class ModelStore:
             if pinned and not force:
                 raise VersionPinned(format_model_name(name), pinned[-1])
             if not self.refs.delete(name):
-                raise ModelUnknown(format_model_name(name), self._nearest(name))
-            return self._free(name, history)
+                raise unknown(self.refs, name)
+            return self._free(name, [*self._forget_released(name, history), *history])
 
     def remove_version(self, name: ModelName, text: str) -> RemoveReport:
-        """Forget one version of `name`, given as in `find_version`, and free what only it needed.
+        """Forget one version of `name`, given as in `resolve_version`, and free what only it needed.
 
         Raises:
             ModelUnknown, VersionUnknown, VersionAmbiguous: there is none, or several begin so.
@@ -252,7 +226,7 @@ class ModelStore:
             RefCorrupt, DiskFailed: the name cannot be read; the disk says no.
         """
         with self.layout.lock:
-            version = self.find_version(name, text)
+            version = numbered_version(self.refs, name, text)
             return self._free(name, [self.refs.forget_version(name, version.number)])
 
     def require_space(self, needed_bytes: int) -> None:
@@ -311,24 +285,6 @@ class ModelStore:
         """Return every model whose manifest can be read, in name order; `problems` has the others."""
         return [model for _, model in self._scan() if isinstance(model, StoredModel)]
 
-    def _entry(self, name: ModelName) -> RefEntry:
-        """Return what `name` stands for; a name with a version that is no release is a version of its tag."""
-        entry = self.refs.entry(name)
-        if entry is None and name.version and self.refs.get(name.moving) is not None:
-            version = self.find_version(name.moving, name.version)
-            entry = RefEntry(name, version.digest, version.time_s)
-        if entry is None:
-            raise ModelUnknown(format_model_name(name), self._nearest(name))
-        return entry
-
-    def _release(self, name: ModelName, text: str) -> Version | None:
-        try:
-            release = parse_model_name(f"{format_model_name(name.moving)}@{text}")
-        except ModelNameInvalid:
-            return None
-        history = self.refs.history(release)
-        return history[-1] if history else None
-
     def _scan(self) -> Iterator[tuple[ModelName, StoredModel | StoreError | ProtocolError]]:
         for entry in self.refs.list():
             try:
@@ -353,6 +309,14 @@ class ModelStore:
         except RefCorrupt:
             return ()
 
+    def _forget_released(self, release: ModelName, history: Sequence[Version]) -> Sequence[Version]:
+        """Forget what was a release also where its tag remembers it, unless that is pinned or what the tag is now."""
+        if not release.version:
+            return []
+        digests = {version.digest for version in history}
+        earlier = [version for version in self.refs.history(release.moving)[:-1] if version.digest in digests]
+        return [self.refs.forget_version(release.moving, each.number) for each in earlier if not each.pinned]
+
     def _free(self, name: ModelName, versions: Sequence[Version]) -> RemoveReport:
         """Free what only these versions needed: the manifests first, so that a kill leaves none without its blobs."""
         manifests = list(dict.fromkeys(version.digest for version in reversed(versions)))
@@ -367,16 +331,3 @@ class ModelStore:
             return  # only reuse is lost; verify and materialize say what is wrong
         if chunk_map and self.blobs.has(layer.digest):
             self.chunks.add(layer.digest, chunk_map)
-
-    def _nearest(self, name: ModelName) -> str | None:
-        import difflib  # here, because it costs every start 5 ms and a mistyped name is rare
-
-        known = [format_model_name(entry.name) for entry in self.refs.list()]
-        close = difflib.get_close_matches(format_model_name(name), known, n=1)
-        return close[0] if close else None
-
-
-def _beginning_with(history: tuple[Version, ...], digits: str) -> list[Version]:
-    if len(digits) < MIN_DIGEST_CHARS:
-        return []
-    return [version for version in history if version.digest.startswith(digits)]

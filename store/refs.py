@@ -75,6 +75,10 @@ class Refs:
         history = self.history(name)
         return history[-1].digest if history else None
 
+    def has(self, name: ModelName) -> bool:
+        """Return whether there is such a name, readable or not."""
+        return self._layout.ref_path(name).exists()
+
     def history(self, name: ModelName) -> tuple[Version, ...]:
         """Return every version of `name`, the oldest first and last the one it stands for; empty without such a name.
 
