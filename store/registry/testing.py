@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
+from protocol.digest import Digest
+
 PROGRAM: Final = "docker-registry"
 NEEDED: Final = f"apt install {PROGRAM}"
 START_S: Final = 20.0
@@ -37,6 +39,11 @@ class RunningRegistry:
     root: Path
     process: subprocess.Popen[str]
     lines: list[str]
+
+    def remove_blob(self, digest: Digest) -> None:
+        """Let every repository lack a blob, as when a program copied a model without it."""
+        for link in self.root.glob(f"docker/registry/v2/repositories/**/_layers/sha256/{digest}/link"):
+            link.unlink()
 
     def forget(self) -> None:
         """Forget what was logged so far."""
