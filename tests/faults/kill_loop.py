@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tests.faults.operations import GONE, OPERATIONS, Place, Step, clean, look
+from tests.faults.operations import GONE, OPERATIONS, Place, Step, clean, fill_registry, look
 from tests.faults.ptrace import Traced, run_traced
 
 ANY: Final = "any"
@@ -160,9 +160,11 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--elsewhere", type=Path, help="a directory on another file system")
-    parser.add_argument("--registry", default="", help="HOST:PORT of a registry that serves what `pull` asks for")
+    parser.add_argument("--registry", default="", help="HOST:PORT of a registry to push to and pull from")
     arguments = parser.parse_args()
     place = Place(arguments.directory, arguments.elsewhere, arguments.registry)
+    if place.registry:
+        ask(lambda: fill_registry(place))
     loop = Loop(place, random.Random(arguments.seed))
     try:
         loop.run(arguments.kills)

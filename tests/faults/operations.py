@@ -12,12 +12,15 @@ import pytest
 
 from protocol.errors import ProtocolError
 from protocol.model_name import format_model_name, parse_model_name
+from protocol.registry import parse_reference
 from store.disk import replace_file
 from store.errors import LayerCorrupt, StoreError
 from store.gc import collect
 from store.models import ModelStore
 from store.move import move_store, settle_move
 from store.move_journal import read_move
+from store.registry.pull import pull_model
+from store.registry.push import push_model
 from store.testing import add_model, make_model_directory, make_tensors
 
 Acknowledge = Callable[[str, str], None]
@@ -209,11 +212,38 @@ def _move(place: Place, chance: random.Random) -> Step:
         begun = read_move(place.home)
         goal = begun.target if begun else target
         if goal != place.root:
-            move_store(place.home, place.root, goal, place.switch, lambda _: None)
+            move_store(place.home, place.root, goal, place.switch, _unheard)
         assert place.root == goal
         ModelStore(place.root).close()
 
     return Step(run, f"set-path {target}")
+
+
+def fill_registry(place: Place) -> tuple[dict[str, str], list[str]]:
+    """Push a model from each source into the registry, from a store that is used for nothing else; nothing is found."""
+    store = ModelStore(place.home / "publisher")
+    for number in range(SOURCES):
+        name = parse_model_name(f"s{number}")
+        add_model(store, str(name), place.source(number), f"FROM .\nSYSTEM from the registry, {number}")
+        reference = parse_reference(f"{place.registry}/faults/s{number}")
+        push_model(store, store.resolve(name), reference, report=_unheard)
+    store.close()
+    return {}, []
+
+
+def _pull(place: Place, chance: random.Random) -> Step:
+    name, number = chance.choice(NAMES), chance.randrange(SOURCES)
+
+    def run(place: Place, acknowledge: Acknowledge) -> None:
+        store = place.open()
+        reference = parse_reference(f"{place.registry}/faults/s{number}")
+        acknowledge(name, pull_model(store, reference, parse_model_name(name), report=_unheard).manifest)
+
+    return Step(run, f"pull {name} from the registry's s{number}", sets=(name,))
+
+
+def _unheard(event: dict[str, object]) -> None:
+    """Nobody listens."""
 
 
 OPERATIONS: Final = {
@@ -222,6 +252,7 @@ OPERATIONS: Final = {
     "gc": Operation(_collect),
     "verify": Operation(_verify),
     "set-path": Operation(_move),
+    "pull": Operation(_pull, possible=lambda place: bool(place.registry)),
 }
 
 

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from store.registry.testing import NEEDED, is_installed, open_registry
+
 KILLS = 1000
 SEED = 20261121
 
 pytestmark = [
+    pytest.mark.skipif(not is_installed(), reason=NEEDED),
     pytest.mark.platform,
     pytest.mark.timeout(900),
     pytest.mark.skipif(
@@ -22,18 +25,20 @@ pytestmark = [
 
 
 def test_nothing_that_was_acknowledged_is_lost_by_a_thousand_kills(tmp_path: Path) -> None:
-    elsewhere = Path("/dev/shm") / f"tilenode-kills-{os.getpid()}"
+    home, elsewhere = tmp_path / "home", Path("/dev/shm") / f"tilenode-kills-{os.getpid()}"
+    home.mkdir()
     elsewhere.mkdir()
-    command = [sys.executable, "-m", "tests.faults.kill_loop", str(tmp_path), "--elsewhere", str(elsewhere)]
-    finished = subprocess.run(
-        [*command, "--kills", str(KILLS), "--seed", str(SEED)],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # the loop forks: it has to stay one thread
-    )
+    command = [sys.executable, "-m", "tests.faults.kill_loop", str(home), "--elsewhere", str(elsewhere)]
+    with open_registry(tmp_path / "registry") as registry:
+        finished = subprocess.run(
+            [*command, "--registry", registry.host, "--kills", str(KILLS), "--seed", str(SEED)],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # the loop forks: it has to stay one thread
+        )
     assert finished.returncode == 0, finished.stderr[-4000:]
     result = json.loads(finished.stdout.splitlines()[-1])
     assert sum(result["kills"].values()) == KILLS
-    assert set(result["kills"]) >= {"create", "rm", "gc", "verify", "set-path"}
+    assert set(result["kills"]) >= {"create", "rm", "gc", "verify", "set-path", "pull"}
     assert {"rename", "fsync", "write", "unlink"} <= set(result["at"])
