@@ -29,9 +29,18 @@ class Moved:
         )
 
 
-def fetched_event(name: str, moved: Moved) -> dict[str, object]:
-    """Return what `report` is told last: that all files of `name` are here, and how their bytes came."""
-    return {"status": "fetched", "source": name, **asdict(moved)}
+def fetched_event(origin: Origin, moved: Moved, cache: str = "") -> dict[str, object]:
+    """Return what `report` is told last: that all files are here, and how their bytes came.
+
+    `cache` says where those were that were linked or copied.
+    """
+    return {
+        "status": "fetched",
+        "source": origin.name,
+        "revision": origin.revision,
+        "cache": cache,
+        **asdict(moved),
+    }
 
 
 @dataclass(frozen=True)

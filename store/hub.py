@@ -154,6 +154,7 @@ class _Fetching:
         self._lease = lease
         self._report = report
         self._moved = Moved()
+        self._used_cache = ""
         self._digests: dict[str, Digest] = {}
 
     def run(self) -> Fetched:
@@ -168,13 +169,14 @@ class _Fetching:
             if file.path not in self._digests:
                 self._take(file)
         HubMemory(self._store.layout).remember(_with_digests(snapshot, chosen, self._digests))
-        self._report(fetched_event(self._name, self._moved))
+        origin = Origin(SourceKind.HUB, self._name, snapshot.commit, snapshot.commit_time_s or None)
+        self._report(fetched_event(origin, self._moved, self._used_cache))
         names = {file.path for file in chosen}
         return Fetched(
             files={
                 path: FileAt(self._store.layout.blob_path(digest), digest) for path, digest in self._digests.items()
             },
-            origin=Origin(SourceKind.HUB, self._name, snapshot.commit, snapshot.commit_time_s or None),
+            origin=origin,
             moved=self._moved,
             skipped=tuple(sorted(file.path for file in snapshot.files if file.path not in names)),
         )
@@ -212,6 +214,7 @@ class _Fetching:
             except (LayerCorrupt, HubFileCorrupt):  # somebody wrote into the cache: the hub has the right bytes
                 self._report({"status": f"{file.path} in {cache.title} is damaged", "source": cache.title})
                 continue
+            self._used_cache = cache.title
             self._report({"status": f"taking {file.path}", "source": cache.title})
             self._done(file, digest, moved)
             return True

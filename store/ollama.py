@@ -217,10 +217,11 @@ class _Taking:
         taken = {WEIGHTS: self._write_weights()}
         for layer in files:
             taken[layer.name] = self._take_config(layer) if layer.name == CONFIG else self._take(layer)
-        self._report(fetched_event(self._name, self._moved))
+        origin = Origin(SourceKind.CACHE, self._name, manifest)
+        self._report(fetched_event(origin, self._moved, OllamaCache.title))
         return Fetched(
             files={path: FileAt(self._store.layout.blob_path(digest), digest) for path, digest in taken.items()},
-            origin=Origin(SourceKind.CACHE, self._name, manifest),
+            origin=origin,
             moved=self._moved,
             skipped=tuple(sorted({layer.name or layer.kind for layer in layers if layer not in (*tensors, *files)})),
         )

@@ -121,6 +121,21 @@ def _read_recipe(path: Path) -> str:
         raise UsageInvalid(f"recipe {path}: not UTF-8 at byte {error.start}", hint) from error
 
 
+def _arrival(event: Facts) -> str:
+    """Return how the bytes of what FROM names came here."""
+    commit = event["revision"][:12]
+    name = f"{event['source']}{commit and f' at {commit}'}"
+    ways = []
+    if event["linked_bytes"] or event["copied_bytes"]:
+        linked, copied = format_bytes(event["linked_bytes"]), format_bytes(event["copied_bytes"])
+        ways.append(f"already in {event['cache']}: {linked} linked, {copied} copied")
+    if event["stored_bytes"]:
+        ways.append(f"{format_bytes(event['stored_bytes'])} already in the store")
+    if event["downloaded_bytes"] or not ways:
+        ways.append(f"{format_bytes(event['downloaded_bytes'])} downloaded")
+    return f"{name}: {', '.join(ways)}"
+
+
 def _follow(screen: Screen, events: Iterator[Facts]) -> Facts:
     """Show how far a longer work is and return its last event."""
     event: Facts = {}
@@ -129,6 +144,8 @@ def _follow(screen: Screen, events: Iterator[Facts]) -> Facts:
             continue
         if screen.json_wanted:
             screen.event(event)
+        elif event.get("status") == "fetched":
+            screen.say(f"  {_arrival(event)}")
         elif "total" in event:
             rate = f" at {format_bytes(event['rate'])}/s" if event.get("rate") else ""
             screen.progress(
