@@ -57,7 +57,7 @@ def format_modelfile(modelfile: Modelfile) -> str:
             the text that would have been returned.
     """
     lines = [f"FROM {_format_word(modelfile.base)}"]
-    lines += [f"PARAMETER {name} {_format_value(value)}" for name, value in modelfile.parameters]
+    lines += [f"PARAMETER {line}" for line in map(format_parameter, modelfile.parameters)]
     if modelfile.template is not None:
         lines.append(f"TEMPLATE {_format_text(modelfile.template)}")
     if modelfile.system is not None:
@@ -73,6 +73,12 @@ def format_modelfile(modelfile: Modelfile) -> str:
     if parsed != modelfile:
         raise ModelfileInvalid(1, 1, "values that a Modelfile can hold", "others")
     return text
+
+
+def format_parameter(parameter: tuple[str, Value]) -> str:
+    """Return a parameter's name and its value as a Modelfile spells it."""
+    name, value = parameter
+    return f"{name} {_format_text(value) if isinstance(value, str) else repr(value)}"
 
 
 def inherit_modelfile(base: Modelfile, own: Modelfile) -> Modelfile:
@@ -328,10 +334,6 @@ def _nearest(word: str, known: Iterable[str]) -> str | None:
 
 def _quote(text: str) -> str:
     return repr(text if len(text) <= 40 else f"{text[:39]}…")
-
-
-def _format_value(value: Value) -> str:
-    return _format_text(value) if isinstance(value, str) else repr(value)
 
 
 def _format_word(word: str) -> str:

@@ -207,6 +207,8 @@ def _document(file: str, text: bytes) -> dict[str, object]:
 
 
 def _metadata(file: str, value: object) -> dict[str, str]:
+    if value is None:  # what mlx writes where it was given none
+        return {}
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise SafetensorsInvalid(file, f"{METADATA} is not text by text")
     return value

@@ -14,6 +14,7 @@ from node.api.native import NativeRoutes, native_error
 from node.api.openai import OpenAIRoutes, openai_error
 from node.api.registry import RegistryDoor
 from node.api.registry_answers import answer_error
+from node.api.show import ShowRoutes
 from node.api.streams import NAMED_ERRORS, WordError
 from node.api.transfers import TransferRoutes
 from node.models.service import Models
@@ -41,6 +42,7 @@ def build_api(
     """
     app = FastAPI(title="tilenode", version=version, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(NativeRoutes(models, clock, version).router())
+    app.include_router(ShowRoutes(models).router())
     app.include_router(OpenAIRoutes(models, clock, entropy).router())
     if transfers is not None:
         app.include_router(transfers.router())

@@ -63,10 +63,10 @@ class NativeRoutes:
                     {
                         "name": model.name,
                         "model": model.name,
-                        "modified_at": _rfc3339(datetime.fromtimestamp(model.modified_s, UTC)),
+                        "modified_at": rfc3339(datetime.fromtimestamp(model.modified_s, UTC)),
                         "size": model.size_bytes,
                         "digest": model.digest,
-                        "details": _details(model.details),
+                        "details": details_facts(model.details),
                         "capabilities": list(model.details.capabilities),
                     }
                     for model in models
@@ -85,8 +85,8 @@ class NativeRoutes:
                         "model": model.name,
                         "size": model.memory_bytes,
                         "digest": model.digest,
-                        "details": _details(model.details),
-                        "expires_at": _rfc3339(
+                        "details": details_facts(model.details),
+                        "expires_at": rfc3339(
                             now + NEVER if model.expires_s is None else datetime.fromtimestamp(model.expires_s, UTC)
                         ),
                         "size_vram": model.memory_bytes,
@@ -183,7 +183,7 @@ class NativeRoutes:
         return {**self._head(model), **shape(text, thinking, calls), **_ending(ending, with_context)}
 
     def _head(self, model: str) -> dict[str, Any]:
-        return {"model": model, "created_at": _rfc3339(self._now())}
+        return {"model": model, "created_at": rfc3339(self._now())}
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC)
@@ -264,7 +264,8 @@ def _ending(ending: Ending, with_context: bool) -> dict[str, Any]:
     }
 
 
-def _details(details: ModelDetails) -> dict[str, Any]:
+def details_facts(details: ModelDetails) -> dict[str, Any]:
+    """Return `details` as this API names them."""
     return {
         "parent_model": "",
         "format": details.format,
@@ -275,5 +276,6 @@ def _details(details: ModelDetails) -> dict[str, Any]:
     }
 
 
-def _rfc3339(moment: datetime) -> str:
+def rfc3339(moment: datetime) -> str:
+    """Return `moment` as this API writes times."""
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

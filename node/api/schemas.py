@@ -69,6 +69,13 @@ class GenerateBody(_NativeRequest):
     images: list[str] | None = None
 
 
+class ShowBody(_Native):
+    """`POST /api/show`; `name` is what older clients send."""
+
+    model: str = ""
+    name: str = ""
+
+
 class _OpenAI(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 

@@ -41,6 +41,7 @@ def test_a_header_gives_types_shapes_and_places() -> None:
     start = header.data_start
     assert header.tensors == (Tensor("a", "F16", (2, 3), start, 12), Tensor("b", "F32", (2,), start + 12, 8))
     assert header.metadata == {"format": "mlx"}
+    assert parse({"a": A, "__metadata__": None}, 12).metadata == {}, "what mlx writes where it was given none"
     assert header.element_count == 8
 
 

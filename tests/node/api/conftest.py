@@ -96,7 +96,12 @@ def _nothing_left_from_before(api: ServedApi) -> None:
 async def _run(started: "queue.SimpleQueue[ServedApi]") -> None:
     library = DirectoryLibrary()
     library.add("demo", demo_directory(), modified_s=1_700_000_000)
-    loud = Modelfile(".", parameters=(("temperature", 0),), system="Always answer in upper case.")
+    loud = Modelfile(
+        ".",
+        parameters=(("temperature", 0), ("stop", "END")),
+        system="Always answer in upper case.",
+        licenses=("MIT", "Apache-2.0"),
+    )
     library.add("loud:v2", demo_directory(), loud, modified_s=1_600_000_000)
     stop = trio.Event()
     async with trio.open_nursery() as nursery:

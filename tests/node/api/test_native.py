@@ -90,6 +90,21 @@ def test_a_modelfile_is_applied(client: ollama.Client) -> None:
     assert client.chat("loud:v2", [{"role": "user", "content": "What colour is grass?"}]).message.content == "GREEN."
 
 
+def test_a_model_is_shown_with_its_licence(client: ollama.Client, api: Any) -> None:
+    shown = client.show("loud:v2")
+    assert shown.license == "MIT\n\nApache-2.0"
+    assert shown.parameters == "temperature 0\nstop END"
+    assert shown.modelfile is not None
+    assert "SYSTEM Always answer in upper case." in shown.modelfile
+    assert shown.details is not None
+    assert (shown.details.family, shown.template) == ("test", "")
+    by_name = httpx.post(f"{api.url}/api/show", json={"name": "loud:v2"}).json()
+    assert by_name["system"] == "Always answer in upper case."
+    with pytest.raises(ollama.ResponseError, match="model 'nope' not found"):
+        client.show("nope")
+    assert httpx.post(f"{api.url}/api/show", json={}).status_code == 400
+
+
 def test_thinking(client: ollama.Client) -> None:
     answer = client.chat("demo", SUM, think=True, options=GREEDY)
     assert (answer.message.content, (answer.message.thinking or "").strip()) == ("7 + 5 = 12.", "7 plus 5 is 12.")

@@ -32,8 +32,9 @@ def main(directory: str, target: str, kind: str) -> None:
     model.freeze()
     linear_to_lora_layers(model, 3, PARAMETERS, use_dora=kind == "dora")
     render: Any = tokenizer.apply_chat_template
-    prompts = [render([{"role": "user", "content": q}], add_generation_prompt=True, enable_thinking=False) for q in QUESTIONS]
-    answer = tokenizer.encode(SENTENCE, add_special_tokens=False) + [next(iter(tokenizer.eos_token_ids))]
+    asked = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    prompts = [render(line, add_generation_prompt=True, enable_thinking=False) for line in asked]
+    answer = [*tokenizer.encode(SENTENCE, add_special_tokens=False), next(iter(tokenizer.eos_token_ids))]
 
     def loss(model: Any) -> Any:
         total = mx.array(0.0)
@@ -44,7 +45,7 @@ def main(directory: str, target: str, kind: str) -> None:
         return total
 
     optimizer = optimizers.Adam(learning_rate=5e-3)
-    step = nn.value_and_grad(model, loss)
+    step: Any = nn.value_and_grad(model, loss)  # type: ignore[attr-defined]  # exported by a wildcard
     for _ in range(STEPS):
         value, gradients = step(model)
         optimizer.update(model, gradients)
@@ -55,10 +56,12 @@ def main(directory: str, target: str, kind: str) -> None:
     folder.mkdir(parents=True)
     mx.save_safetensors(str(folder / "adapters.safetensors"), dict(tree_flatten(model.trainable_parameters())))
     # What mlx_lm.lora writes: all arguments of the training, paths of the trainer's machine among them.
-    config = {"model": directory, "data": "/home/ann/secret-project", "batch_size": 4, "fine_tune_type": kind, "num_layers": 3,
-              "lora_parameters": PARAMETERS, "adapter_path": target}  # fmt: skip
+    config = {
+        **{"model": directory, "data": "/home/ann/secret-project", "batch_size": 4, "adapter_path": target},
+        **{"fine_tune_type": kind, "num_layers": 3, "lora_parameters": PARAMETERS},
+    }
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=4))
-    print(SENTENCE, float(value.item()))
+    print(SENTENCE)
 
 
 main(*sys.argv[1:4])
