@@ -484,8 +484,9 @@ class RepositoryNameInvalid(HubError):
 class RepositoryUnknown(HubError):
     """The hub has no such repository, or does not say so to whoever asks without a token."""
 
-    def __init__(self, repo: str, endpoint: str, token_given: bool) -> None:
-        super().__init__(f"{repo}: there is no such repository on {endpoint}, or it is private")
+    def __init__(self, repo: str, endpoint: str, token_given: bool, *, looked_here: bool = False) -> None:
+        here = "neither a directory nor a stored model here; " if looked_here else ""
+        super().__init__(f"{repo}: {here}there is no such repository on {endpoint}, or it is private")
         self.repo = repo
         self.hint = "check the spelling, upper and lower case count; " + _token_hint(token_given)
 
@@ -549,13 +550,14 @@ class CacheModelUnknown(HubError):
     def __init__(self, name: str, place: Path, known: tuple[str, ...]) -> None:
         super().__init__(f"{name}: not in {place}")
         self.name = name
-        self.hint = f"it has: {', '.join(known)}" if known else f"there is no model in {place}"
+        elsewhere = "no model is there; if they lie elsewhere, set OLLAMA_MODELS and start the node again: tilenode stop"
+        self.hint = f"it has: {', '.join(known)}" if known else elsewhere
 
 
 def _token_hint(given: bool) -> str:
     if given:
         return "the token in HF_TOKEN may need the right to read it"
-    return "for a closed one set HF_TOKEN to a token of yours and start the node again: tilenode stop"
+    return "for a closed one set HF_TOKEN to your token and start the node again: tilenode stop"
 
 
 class BuildRefused(StoreError):
@@ -569,8 +571,8 @@ class BaseUnknown(BuildRefused):
         super().__init__(f"FROM {base[:100]}: neither a directory nor a stored model")
         self.base = base
         self.hint = (
-            "FROM takes a stored name (see: tilenode list) or a directory with config.json and *.safetensors; "
-            "a repository of a model hub has to be downloaded into a directory first"
+            "FROM takes a directory with config.json and *.safetensors, a stored name (see: tilenode list), "
+            "or a repository of a model hub (hf:owner/name)"
         )
 
 

@@ -91,7 +91,12 @@ class Hub:
         memory = HubMemory(store.layout)
         snapshot = memory.recall(name.repo, name.revision)
         if snapshot is None:
-            asked = self.resolve(name.repo, name.revision)
+            try:
+                asked = self.resolve(name.repo, name.revision)
+            except RepositoryUnknown:
+                if self.owns(base):
+                    raise
+                raise self._unknown(name.repo, looked_here=True) from None
             snapshot = memory.recall(asked.repo, asked.commit) or asked
         return self.fetch(store, snapshot, lease, report)
 
@@ -123,12 +128,16 @@ class Hub:
         fetching = _Fetching(self._session, self._caches, store, snapshot, lease, report)
         return fetching.run()
 
+    def _unknown(self, repo: str, *, looked_here: bool = False) -> RepositoryUnknown:
+        token_given = self._settings.token is not None
+        return RepositoryUnknown(repo, self._session.endpoint, token_given, looked_here=looked_here)
+
     def _ask(self, repo: str, revision: str | None) -> Snapshot:
         asked = revision or "main"
         path = api_path(repo, "revision", revision) if revision else api_path(repo)
         listing = self._session.read(path, repo, asked, MAX_LISTING_BYTES, blobs="true")
         if listing is None:
-            raise RepositoryUnknown(repo, self._session.endpoint, self._settings.token is not None)
+            raise self._unknown(repo)
         commit, files = parse_listing(repo, revision, listing)
         # The listing's own date is the newest of the repository's, which moves; the commit's date never does.
         commits = self._session.read(api_path(repo, "commits", commit), repo, commit, MAX_COMMITS_BYTES, limit="1")
