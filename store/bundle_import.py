@@ -30,17 +30,14 @@ from protocol.bundle import (
     decode_log,
     open_index,
 )
-from protocol.checkpoint import open_checkpoint
 from protocol.digest import Digest, digest_of
-from protocol.errors import BundleInvalid, CheckpointInvalid, DeltaInvalid, ProvenanceInvalid
-from protocol.heads import Proof
+from protocol.errors import BundleInvalid, DeltaInvalid, ProvenanceInvalid
 from protocol.manifest import MAX_MANIFEST_BYTES, Descriptor, Layer, Manifest, parse_manifest
 from protocol.model_name import ModelName, parse_model_name
 from protocol.provenance import MAX_PROVENANCE_BYTES, Provenance, decode_and_verify_provenance
-from protocol.tiles import subtree_hash
-from protocol.tlog import prove_consistency, tree_root
 from store.blobs import BLOCK_BYTES
 from store.bundle import INDEX_FILE, SIGNATURE_FILE, UNFINISHED
+from store.carried_logs import check_log
 from store.delta import apply_delta
 from store.errors import (
     BundleBaseMissing,
@@ -224,7 +221,7 @@ class Bundle:
         logs = {}
         for file in self.index.logs:
             log = decode_log(self._read_listed(("logs", file.digest), file, MAX_LOG_BYTES))
-            _check_log(log)
+            check_log(log)
             logs[log.origin] = log
         return logs
 
@@ -393,32 +390,6 @@ class _Taking:
         self._arrived += count
         completed = min(self._arrived, self._total)
         self._report({"status": "importing", "digest": digest, "completed": completed, "total": self._total})
-
-
-def carried_proof(log: CarriedLog | None, old: int, new: int) -> Proof | None:
-    """Return the consistency proof between two sizes of a log, from the hashes that a bundle carries; None without."""
-    if log is None or new > len(log.leaves):
-        return None
-    reader = _reader(log)
-    return Proof(tuple(prove_consistency(old, new, reader)), tree_root(old, reader) if old else b"")
-
-
-def _check_log(log: CarriedLog) -> None:
-    """Accept a carried log whose hashes are those under its checkpoint.
-
-    Raises:
-        BundleInvalid: they are not, or its device did not sign the checkpoint.
-    """
-    try:
-        checkpoint = open_checkpoint(log.checkpoint, log.origin)
-    except CheckpointInvalid as error:
-        raise BundleInvalid("log", str(error)) from error
-    if checkpoint.size != len(log.leaves) or tree_root(checkpoint.size, _reader(log)) != checkpoint.root:
-        raise BundleInvalid("log", f"{len(log.leaves)} hashes do not lead to the checkpoint of {log.origin}")
-
-
-def _reader(log: CarriedLog) -> Callable[[int, int], bytes]:
-    return lambda level, index: subtree_hash(log.leaves[index << level : (index + 1) << level])
 
 
 def _open_root(directory: Path) -> int:

@@ -20,7 +20,8 @@ from protocol.digest import Digest
 from protocol.errors import ModelNameInvalid
 from protocol.model_name import ModelName, format_model_name, parse_model_name
 from store.bundle import ExportReport, export_bundle
-from store.bundle_import import Bundle, CarriedModel, carried_proof
+from store.bundle_import import Bundle, CarriedModel
+from store.carried_logs import CarriedLogs, carried_proof
 from store.errors import BundleUntrusted, LogUnproven, ModelUnknown
 
 Directory = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern="^/")]
@@ -149,6 +150,7 @@ class BundleRoutes:
             names = await self._names()
             with await self._node.threads.store(Bundle, Path(body.directory)) as bundle:
                 await self._require_trust(bundle, names, frozenset(body.trusted))
+                await self._node.threads.store(bundle.require_bases, self._node.store)
                 await emit({"status": "checking logs"})
                 await self._follow_logs(bundle, frozenset(body.trusted))
                 source = f"bundle of {bundle.index.exporter}"
@@ -186,16 +188,19 @@ class BundleRoutes:
             LogRolledBack: this device's own log was set back.
             LogUnproven: nothing at hand proves that two states are of one log, and the person did not accept that.
         """
+        threads, kept = self._node.threads, CarriedLogs(self._node.home.evidence)
         for origin, note in bundle.checkpoints():
-            carried = partial(carried_proof, bundle.logs.get(origin))
+            carried = partial(carried_proof, [bundle.logs.get(origin), await threads.store(kept.find, origin)])
             try:
                 await self._node.gossip.origins.follow(origin, note, carried)
             except (PeerUnreachable, RemoteRefused, StreamClosed) as error:
                 if origin in trusted:
                     continue  # the next contact with that device compares the two
-                latest = await self._node.threads.store(self._node.seen_logs.latest, origin)
+                latest = await threads.store(self._node.seen_logs.latest, origin)
                 seen_size = latest.size if latest else 0
                 raise LogUnproven(origin, seen_size, open_checkpoint(note, origin).size) from error
+        for log in bundle.logs.values():
+            await threads.store(kept.keep, log)
 
     def _is_known(self, did: DeviceId, names: Mapping[DeviceId, str]) -> bool:
         return did in names or self._node.seen_logs.latest(did) is not None

@@ -13,7 +13,7 @@ import pytest
 
 from identity.secrets import LogGuard
 from identity.testing import MemorySecretStore, key_from_number, secrets_from_number
-from protocol.bundle import How, decode_index, encode_index, sign_index
+from protocol.bundle import CarriedLog, How, decode_index, encode_index, sign_index
 from protocol.canonical_json import encode_json
 from protocol.digest import Digest
 from protocol.errors import BundleInvalid, ProvenanceInvalid
@@ -21,7 +21,8 @@ from protocol.model_name import parse_model_name
 from protocol.modelfile import parse_modelfile
 from store.build import BuildRequest, build_model
 from store.bundle import ExportReport, export_bundle
-from store.bundle_import import Bundle, carried_proof
+from store.bundle_import import Bundle
+from store.carried_logs import CarriedLogs, carried_proof
 from store.errors import BundleBaseMissing, BundleDamaged, BundleMissing, BundleTargetUsed, DiskFull, LayerCorrupt
 from store.log import Log
 from store.models import ModelStore
@@ -336,12 +337,21 @@ def test_the_carried_log_proves_what_was_seen_before_and_shows_a_fork(ann: Expor
     with Bundle(tmp_path / "stick") as bundle:
         log = bundle.logs[KEY.did]
     for old in range(1, 5):
-        proof = carried_proof(log, old, 4)
+        proof = carried_proof([log], old, 4)
         assert proof is not None
         assert proof.old_root == ann.log.root_at(old)
         assert list(proof.hashes) == ann.log.consistency_proof(old, 4)
-    assert carried_proof(log, 4, 5) is None
-    assert carried_proof(None, 1, 2) is None
+    assert carried_proof([log], 4, 5) is None
+    assert carried_proof([None], 1, 2) is None
+    kept = CarriedLogs(tmp_path / "evidence")
+    (tmp_path / "evidence" / "tmp").mkdir(parents=True)
+    assert kept.find(KEY.did) is None
+    kept.keep(log)
+    assert kept.find(KEY.did) == log
+    kept.keep(CarriedLog(KEY.did, b"", ()))  # shorter: the longer one proves more
+    assert kept.find(KEY.did) == log
+    next((tmp_path / "evidence" / "carried").iterdir()).write_bytes(b"damaged")
+    assert kept.find(KEY.did) is None
 
 
 TAKER = """
