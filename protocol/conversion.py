@@ -71,9 +71,12 @@ def decode_from_converter(payload: bytes) -> FromConverter:
         message = Converting(item, fields.int("done", 0, _MAX_COUNT), fields.int("total", 0, _MAX_COUNT))
     elif kind == "converted":
         tools: dict[str, str] = {}
-        for row in fields.each("tools", max=MAX_TOOLS):
+        rows = fields.each("tools", max=MAX_TOOLS)
+        for row in rows:
             tools[row.text("tool", max=MAX_TOOL_BYTES)] = row.text("version", max=MAX_TOOL_BYTES)
             row.done()
+        if len(tools) != len(rows) or list(tools) != sorted(tools):
+            raise FieldInvalid("message.tools", "a tool twice, or not in name order")
         message = Converted(tools)
     elif kind == "refused":
         message = Refused(fields.text("why", max=MAX_WHY_BYTES))

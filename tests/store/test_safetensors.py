@@ -19,6 +19,7 @@ from store.safetensors import (
     MAX_HEADER_BYTES,
     MAX_TENSORS,
     Tensor,
+    canonical_order,
     encode_header,
     parse_header,
     read_header,
@@ -26,6 +27,8 @@ from store.safetensors import (
     write_tensors,
 )
 
+VECTORS = Path(__file__).parents[2] / "specs" / "vectors" / "0021-builds"
+CASES = json.loads((VECTORS / "canonical-safetensors.json").read_text())
 A = {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]}
 B = {"dtype": "F32", "shape": [2], "data_offsets": [12, 20]}
 
@@ -126,6 +129,15 @@ def test_tensors_of_whole_pages_are_aligned_to_pages_and_all_others_to_their_num
     for tensor in header.tensors:
         assert tensor.offset % (ALIGNMENT if tensor.name in "bde" else DTYPE_BITS[tensor.dtype] // 8) == 0
     assert load_file(tmp_path / "x.safetensors")["d"].shape == (1024, 3)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["comment"])
+def test_canonical_headers(case: dict[str, Any]) -> None:
+    types = {name: (dtype, tuple(shape)) for name, (dtype, shape) in case["input"]["tensors"].items()}
+    header = encode_header(types, case["input"]["metadata"])
+    assert canonical_order(types) == case["output"]["order"]
+    assert struct.unpack("<Q", header[:8])[0] == case["output"]["length"] == len(header) - 8
+    assert header[8:].decode().rstrip(" ") == case["output"]["header"]
 
 
 def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
