@@ -45,6 +45,7 @@ from node.registries import Registries
 from node.settings import Profile, Settings
 from node.store_place import settle_store
 from node.threads import Threads
+from node.versions import Versions
 from protocol.address import parse_address
 from protocol.provenance import decode_and_verify_provenance
 from protocol.scope import Scope
@@ -138,16 +139,9 @@ async def _build(config: Config, api: socket.socket, stopping: trio.Event, resou
     )
     registry = RegistryApp(kept.store, RegistryShelf(kept.store, gossip.origins.stopped), threads)
     RegistryStreams(transport, registry)
-    catalog = Catalog(
-        kept.store,
-        kept.log,
-        key,
-        threads,
-        clock,
-        entropy,
-        partial(_tell_of_model, events, gossip, transport),
-        model_sources(config.sources),
-    )
+    tell = partial(_tell_of_model, events, gossip, transport)
+    catalog = Catalog(kept.store, kept.log, key, threads, clock, entropy, tell, model_sources(config.sources))
+    versions = Versions(catalog, kept.store, kept.log, key, threads, clock, entropy, tell, events.publish)
     registries = Registries(kept.store, Logins(kept.database), threads, clock, gossip.origins.stopped, catalog.stored)
     sync = Sync(transport, chats, peers, threads, moved=lambda report: _tell_of_sync(events, report))
     contacts.on_contact(gossip.contact)
@@ -172,6 +166,7 @@ async def _build(config: Config, api: socket.socket, stopping: trio.Event, resou
         fetch=fetch,
         sync=sync,
         catalog=catalog,
+        versions=versions,
         models=Models(catalog, clock, entropy),
         registry=registry,
         registries=registries,

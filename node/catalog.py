@@ -11,7 +11,7 @@ from identity.keys import DeviceKey
 from node.models.conversion import Conversion, Emit
 from node.models.demo import DEMO_NAME, demo_directory
 from node.models.errors import ModelNotFound
-from node.models.library import ServedModel
+from node.models.library import ListedModel, ServedModel
 from node.models.requests import ModelDetails
 from node.ports import Clock, Entropy
 from node.threads import Threads
@@ -24,12 +24,13 @@ from protocol.mir import check_pattern, matches, read_mir
 from protocol.model_name import ModelName, format_model_name, parse_model_name
 from protocol.modelfile import Modelfile
 from protocol.provenance import Provenance, decode_and_verify_provenance
+from store import listing
 from store.bases import LocalBases
 from store.build import BuildRequest, BuiltModel, build_model
 from store.errors import ModelUnknown, VersionTaken
 from store.fetched import Remote
 from store.log import Log
-from store.models import ModelStore, RemoveReport, StoredModel
+from store.models import ModelStore, StoredModel
 from store.provenance import publish_model
 from store.rebuild import CheckReport, check_build
 
@@ -85,7 +86,7 @@ class Catalog:
         self._remotes = remotes
         self._embedding = trio.Lock()
 
-    async def list(self) -> Sequence[ServedModel]:
+    async def list(self) -> Sequence[ListedModel]:
         """Return every model, the newest first; the embedded one last while it is not in the store."""
         return await self._threads.store(list_models, self._store)
 
@@ -147,17 +148,6 @@ class Catalog:
             ),
             emit,
         )
-
-    async def remove(self, name: str) -> RemoveReport:
-        """Forget a model and free what only it needed.
-
-        Raises:
-            ModelNotFound: there is none.
-        """
-        try:
-            return await self._threads.store(self._store.remove, parse_model_name(name))
-        except (ModelUnknown, ModelNameInvalid) as error:
-            raise ModelNotFound(name) from error
 
     async def verify(self, name: str) -> Checked:
         """Hash every byte and every chunk again, and check signatures, log proofs and names.
@@ -232,16 +222,16 @@ class Catalog:
             self._store.blobs.read_chunks(chunk_map, first, min(_CHUNK_RUN, len(chunk_map) - first))
 
 
-def list_models(store: ModelStore) -> Sequence[ServedModel]:
+def list_models(store: ModelStore) -> Sequence[ListedModel]:
     """Return every model, the newest first; the embedded one last while it is not in the store. Needs no node."""
-    stored = store.list()
-    models = sorted(map(_served, stored), key=lambda model: -model.modified_s)
-    if not any(model.name == DEMO for model in stored):
+    stored = [_listed(model) for model in store.listing() if model.facts is not None]
+    models = sorted(stored, key=lambda model: -model.modified_s)
+    if not any(model.name == format_model_name(DEMO) for model in stored):
         models.append(_embedded())
     return models
 
 
-def with_mir(models: Sequence[ServedModel], pattern: str | None) -> Sequence[ServedModel]:
+def with_mir(models: Sequence[ListedModel], pattern: str | None) -> Sequence[ListedModel]:
     """Return the models whose MIR name `pattern` finds; all of them where it is None.
 
     Raises:
@@ -272,17 +262,16 @@ def load_provenance(store: ModelStore, digest: Digest) -> Provenance | None:
     return decode_and_verify_provenance(bundle) if bundle is not None else None
 
 
-def model_facts(store: ModelStore, model: ServedModel, name_of: Callable[[DeviceId], str]) -> dict[str, object]:
+def model_facts(model: ListedModel, name_of: Callable[[DeviceId], str]) -> dict[str, object]:
     """Return what a list shows of a model."""
-    provenance = load_provenance(store, model.digest)
     return {
         "name": model.name,
         "manifest": model.digest,
         "size_bytes": model.size_bytes,
         "modified_s": model.modified_s,
         "embedded": not model.digest,
-        "publisher": provenance.publisher if provenance else "",
-        "publisher_name": name_of(provenance.publisher) if provenance else "",
+        "publisher": model.publisher,
+        "publisher_name": name_of(DeviceId(model.publisher)) if model.publisher else "",
         "mir": str(model.mir or ""),
     }
 
@@ -354,13 +343,31 @@ def _served(model: StoredModel) -> ServedModel:
     )
 
 
-def _embedded() -> ServedModel:
+def _listed(model: listing.ListedModel) -> ListedModel:
+    facts = model.facts
+    assert facts is not None, "a model that cannot be read is not listed"
+    return ListedModel(
+        name=format_model_name(model.name),
+        digest=model.digest,
+        size_bytes=facts.size_bytes,
+        modified_s=model.modified_s,
+        details=ModelDetails(
+            format=facts.format,
+            family=facts.family,
+            parameter_size=facts.parameter_size,
+            quantization_level=facts.precision,
+        ),
+        mir=read_mir(facts.mir or None),
+        publisher=model.publisher,
+    )
+
+
+def _embedded() -> ListedModel:
     """Return how the embedded model is listed before its first use: it has no digest yet."""
     sizes = [path.stat() for path in demo_directory().iterdir()]
-    return ServedModel(
+    return ListedModel(
         name=format_model_name(DEMO),
         digest=Digest(""),
-        modelfile=_DEMO_RECIPE,
         size_bytes=sum(status.st_size for status in sizes),
         modified_s=int(max(status.st_mtime for status in sizes)),
         details=ModelDetails(family="qwen3"),

@@ -21,6 +21,7 @@ from node.ports import Clock, Entropy
 from node.registries import Registries
 from node.settings import Profile, Settings
 from node.threads import Threads
+from node.versions import Versions
 from store.chats import Chats
 from store.evidence import SeenLogs
 from store.log import Log
@@ -51,6 +52,7 @@ class Node:
     fetch: Fetch
     sync: Sync
     catalog: Catalog
+    versions: Versions
     models: Models
     registry: RegistryApp
     registries: Registries

@@ -19,7 +19,7 @@ from node.models.errors import (
     RequestRefused,
     ServerBusy,
 )
-from node.models.library import ServedModel
+from node.models.library import ListedModel
 from node.models.requests import Ending, GenerateRequest, Piece
 from node.models.service import Models
 from node.ports import Clock, Entropy
@@ -243,7 +243,7 @@ def _arguments(index: int, text: str) -> Mapping[str, Any]:
     return value
 
 
-def _model(model: ServedModel) -> dict[str, Any]:
+def _model(model: ListedModel) -> dict[str, Any]:
     return {"id": model.name, "object": "model", "created": model.modified_s, "owned_by": "library"}
 
 

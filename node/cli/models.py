@@ -133,18 +133,6 @@ def _first_line(text: str) -> str:
     return lines[0][:80] + (f" (… {len(lines)} lines, below)" if len(lines) > 1 else "")
 
 
-def remove(invocation: Invocation) -> int:
-    """Remove models by name; layers that nothing else names go with them."""
-    removed = []
-    with ensure_node(invocation) as client:
-        for name in invocation.arguments.names:
-            facts = client.post("/v1/remove", name=name)
-            removed.append(facts)
-            invocation.screen.done(f"removed {facts['name']}", "see what is left", "tilenode list")
-    invocation.screen.facts({"removed": removed})
-    return ExitCode.OK
-
-
 def pull(invocation: Invocation) -> int:
     """Fetch a model from linked devices; only chunks that are missing here move, each verified before it is kept."""
     # Imported here: `list` and `show` need none of it.

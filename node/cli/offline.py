@@ -20,7 +20,7 @@ def models_here(home: Home, settings: Settings, mir: str | None = None) -> Facts
     try:
         names = {settings.did: settings.nickname}
         found = with_mir(list_models(store), mir)
-        models = [model_facts(store, model, lambda did: names.get(did, "")) for model in found]
+        models = [model_facts(model, lambda did: names.get(did, "")) for model in found]
     finally:
         store.close()
     return {"models": models}

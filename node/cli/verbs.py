@@ -57,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_account_verbs(verbs)
     _add_build_verbs(verbs)
     _add_model_verbs(verbs)
+    _add_version_verbs(verbs)
     _add_storage_verbs(verbs)
     _add_bundle_verbs(verbs)
     _add_log_verbs(verbs)
@@ -170,8 +171,6 @@ def _add_model_verbs(verbs: _Verbs) -> None:
     which.add_argument("--mir", metavar="PATTERN", help="models of one kind, such as model.art or '*.lora'")
     show = verbs.add("show", "models:show", "show a model's Modelfile, layers and provenance")
     show.add_argument("name", metavar="NAME")
-    remove = verbs.add("rm", "models:remove", "remove models")
-    remove.add_argument("names", nargs="+", metavar="NAME")
     pull = verbs.add("pull", "models:pull", "fetch a model from a linked device or a registry and verify it")
     pull.add_argument("name", metavar="NAME", help="HOST/REPOSITORY:TAG fetches from a registry")
     pull.add_argument("--as", dest="own_name", metavar="NAME", help="from a registry: what it is called here")
@@ -206,6 +205,41 @@ def _add_bundle_verbs(verbs: _Verbs) -> None:
     take.add_argument("directory", type=Path, metavar="DIR")
     take.add_argument("--yes", action="store_true", help="accept the devices that signed, whoever they are")
     take.add_argument("--trust", action="append", default=[], metavar="DID", help="accept this device; repeatable")
+
+
+def _add_version_verbs(verbs: _Verbs) -> None:
+    remove = verbs.add("rm", "versions:remove", "remove models with all their versions, or one version")
+    remove.add_argument("names", nargs="+", metavar="NAME[@VERSION]")
+    remove.add_argument("--version", dest="removed_version", metavar="VERSION", help="only this version of NAME")
+    remove.add_argument("--force", action="store_true", help="also where a version is pinned")
+    history = verbs.add("history", "versions:history", "list every version that a name stood for")
+    history.add_argument("name", metavar="NAME")
+    diff = verbs.add("diff", "versions:diff", "compare two models or versions tensor by tensor")
+    diff.add_argument("before", metavar="A", help="NAME or NAME@VERSION; alone: compared with the version before it")
+    diff.add_argument("after", nargs="?", metavar="B", help="NAME or NAME@VERSION")
+    for name, text in (
+        ("rollback", "let a name stand for an earlier version again; without VERSION for the one before"),
+        ("pin", "keep a version, by default the current one, whatever is removed or cleared up"),
+        ("unpin", "keep a version no more than the others"),
+    ):
+        verb = verbs.add(name, f"versions:{name}", text)
+        verb.add_argument("name", metavar="NAME")
+        verb.add_argument(
+            "which", nargs="?", metavar="VERSION", help="a number, a release, or the first characters of a digest"
+        )
+    copy = verbs.add("cp", "versions:copy", "copy a model to a name of your own: signed by this device")
+    copy.add_argument("source", metavar="A")
+    copy.add_argument("target", metavar="B")
+    tag = verbs.add("tag", "versions:tag", "give a model another name, tag or release; it stays whose it is")
+    tag.add_argument("source", metavar="A", help="NAME or NAME@VERSION")
+    tag.add_argument("target", metavar="B", help="NAME, or :TAG or @RELEASE of the same model")
+    verbs.add("du", "versions:usage", "say where the store's bytes are and what gc would free")
+    clear = verbs.add("gc", "versions:collect", "remove what nothing needs any more")
+    clear.add_argument("--dry-run", action="store_true", help="only say what would go, and why")
+    clear.add_argument("--keep", type=int, metavar="N", help="let each name forget all but its newest N versions")
+    clear.add_argument(
+        "--quarantine", type=int, metavar="DAYS", help="also remove damaged bytes that are this old in quarantine"
+    )
 
 
 def _add_log_verbs(verbs: _Verbs) -> None:

@@ -13,6 +13,7 @@ from node.control.registry import RegistryRoutes
 from node.control.registry_server import RegistryServerRoutes
 from node.control.repair import RepairRoutes
 from node.control.responses import handle_errors
+from node.control.versions import VersionRoutes
 from node.parts import Node
 
 
@@ -32,6 +33,7 @@ def build_control(node: Node) -> FastAPI:
         RegistryRoutes(node),
         RepairRoutes(node),
         BundleRoutes(node),
+        VersionRoutes(node),
     ):
         app.include_router(routes.router())
     return app

@@ -1,4 +1,4 @@
-"""Control routes for models: list, show, pull, verify, remove."""
+"""Control routes for models: list, show, pull, verify."""
 
 from collections.abc import Callable
 from typing import Annotated, Final
@@ -22,7 +22,7 @@ from store.base_parts import read_build_record
 # What stands in the place of a provenance's facts where nobody signed a model.
 UNSIGNED: Final[dict[str, object]] = {"publisher": "", "publisher_name": "", "signed_name": "", "entries": []}
 MirPattern = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=330)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=420)]
 
 
 class NameBody(BaseModel):
@@ -54,16 +54,13 @@ class ModelRoutes:
         router.add_api_route("/v1/show", self.show, methods=["GET"], response_model=None)
         router.add_api_route("/v1/pull", self.pull, methods=["POST"], response_model=None)
         router.add_api_route("/v1/verify", self.verify, methods=["POST"], response_model=None)
-        router.add_api_route("/v1/remove", self.remove, methods=["POST"], response_model=None)
         return router
 
     async def list_models(self, mir: MirPattern | None = None) -> Response:
         """List the models here, the embedded one included; with `mir` only those that the pattern finds."""
         name_of = await self._names()
         models = with_mir(await self._node.catalog.list(), mir)
-        return facts(
-            models=[await self._node.threads.store(model_facts, self._node.store, model, name_of) for model in models]
-        )
+        return facts(models=[model_facts(model, name_of) for model in models])
 
     async def list_offers(self) -> Response:
         """List what linked devices offer."""
@@ -132,16 +129,6 @@ class ModelRoutes:
             chunks=checked.chunks,
             layers=[layer_facts(layer) for layer in checked.model.layers],
             **(provenance_facts(checked.provenance, await self._names()) if checked.provenance else UNSIGNED),
-        )
-
-    async def remove(self, body: NameBody) -> Response:
-        """Forget a model."""
-        report = await self._node.catalog.remove(body.name)
-        return facts(
-            name=format_model_name(report.name),
-            manifest=report.digest,
-            freed_blobs=report.freed_blobs,
-            freed_bytes=report.freed_bytes,
         )
 
     async def _names(self) -> Callable[[DeviceId], str]:

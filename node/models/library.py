@@ -11,23 +11,33 @@ from protocol.mir import Mir
 from protocol.modelfile import Modelfile
 
 
-@dataclass(frozen=True)
-class ServedModel:
-    """A model in the store, as far as answering and listing need it. `name` carries its tag: `demo:latest`."""
+@dataclass(frozen=True, kw_only=True)
+class ListedModel:
+    """A model in the store, as far as a list needs it. `name` carries its tag: `demo:latest`.
+
+    `publisher` is the DID of who signed it, "" for nobody or where that was not looked up.
+    """
 
     name: str
     digest: Digest
-    modelfile: Modelfile
     size_bytes: int
     modified_s: int
     details: ModelDetails
     mir: Mir | None = None
+    publisher: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel(ListedModel):
+    """A model in the store, as far as answering needs it."""
+
+    modelfile: Modelfile
 
 
 class Library(Protocol):
     """Where models come from."""
 
-    async def list(self) -> Sequence[ServedModel]:
+    async def list(self) -> Sequence[ListedModel]:
         """Return every model, newest first."""
 
     async def find(self, name: str) -> ServedModel:
