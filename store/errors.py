@@ -15,6 +15,9 @@ The message says what failed, where and what was found; `hint` says what to do a
     ├── PartialBusy
     ├── PartialIncomplete
     ├── RefCorrupt
+    ├── ForeignUnknown
+    ├── ForeignAmbiguous
+    ├── ForeignUnusable
     ├── LeaseCorrupt
     ├── LeaseTooLarge
     ├── VersionTaken
@@ -550,7 +553,7 @@ class CacheModelUnknown(HubError):
     def __init__(self, name: str, place: Path, known: tuple[str, ...]) -> None:
         super().__init__(f"{name}: not in {place}")
         self.name = name
-        elsewhere = "no model is there; if they lie elsewhere, set OLLAMA_MODELS and start the node again: tilenode stop"
+        elsewhere = "no model is there; if yours lie elsewhere, set OLLAMA_MODELS and start the node again: tilenode stop"
         self.hint = f"it has: {', '.join(known)}" if known else elsewhere
 
 
@@ -933,4 +936,36 @@ class PackRefused(StoreError):
     def __init__(self, directory: Path, reason: str) -> None:
         super().__init__(f"directory {directory}: {reason}")
         self.directory = directory
+        self.reason = reason
+
+
+class ForeignUnknown(StoreError):
+    """No other program has put a model of this reference or digest into the store."""
+
+    hint = "see what other programs put here: tilenode list"
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"nothing that another program put here is called {text[:80]!r}")
+        self.text = text
+
+
+class ForeignAmbiguous(StoreError):
+    """Several models that other programs put into the store are called so."""
+
+    hint = "name it by more of its digest, as shown by: tilenode list"
+
+    def __init__(self, text: str, count: int) -> None:
+        super().__init__(f"{count} models that other programs put here are called {text[:80]!r}")
+        self.text = text
+        self.count = count
+
+
+class ForeignUnusable(StoreError):
+    """What another program put into the store is no whole model."""
+
+    hint = "copy it here again, whole; or fetch it: tilenode pull NAME --from PEER"
+
+    def __init__(self, digest: Digest, reason: str) -> None:
+        super().__init__(f"manifest {short_digest(digest)}: {reason}")
+        self.digest = digest
         self.reason = reason

@@ -61,6 +61,13 @@ class OciIndex:
             self._flush()
         return True
 
+    def drop_foreign(self, digest: Digest) -> None:
+        """Remove the entries of other programs for one manifest. Raises as `write`, which MUST have come before."""
+        with self._lock, disk_errors(self._layout.index):
+            kept = self.read_foreign() or []
+            self._foreign = [entry for entry in kept if entry.get("digest") != format_oci_digest(digest)]
+            self._flush()
+
     def read_foreign(self) -> Entries | None:
         """Return the entries of other programs as they stand, None where `index.json` is no index."""
         try:

@@ -220,6 +220,16 @@ class Refs:
         """Return the entries of other programs in `index.json`, as they stand; none where it is unreadable."""
         return self._index.read_foreign() or []
 
+    def take_over(self, digest: Digest) -> None:
+        """Remove the entries of other programs for a manifest that has a name of ours now.
+
+        Raises:
+            DiskFull, DiskFailed: they stay.
+        """
+        with self._layout.lock:
+            self.write_indexes()
+            self._index.drop_foreign(digest)
+
     @contextmanager
     def _changing(self) -> Iterator[None]:
         with self._layout.lock, self._layout.naming.exclusive():
