@@ -553,7 +553,7 @@ class CacheModelUnknown(HubError):
     def __init__(self, name: str, place: Path, known: tuple[str, ...]) -> None:
         super().__init__(f"{name}: not in {place}")
         self.name = name
-        elsewhere = "no model is there; if yours lie elsewhere, set OLLAMA_MODELS and start the node again: tilenode stop"
+        elsewhere = "if they lie elsewhere, set OLLAMA_MODELS and start the node again: tilenode stop"
         self.hint = f"it has: {', '.join(known)}" if known else elsewhere
 
 
