@@ -60,6 +60,7 @@ The message says what failed, where and what was found; `hint` says what to do a
     ├── BundleTargetUsed
     ├── BundleBaseMissing
     ├── BundleUntrusted
+    ├── BundleOlder
     ├── FileTooLarge
     ├── LogUnproven
     ├── PackRefused
@@ -863,6 +864,15 @@ class BundleUntrusted(StoreError):
         super().__init__(f"bundle: signed by {', '.join(devices)}, not known here")
         self.devices = devices
         self.hint = f"compare the DID with the other device's screen (tilenode account), then add --trust {devices[0]}"
+
+
+class BundleOlder(StoreError):
+    """A bundle would set a name back to what its publisher signed earlier, and nobody agreed to that."""
+
+    def __init__(self, name: str, here: int, found: int) -> None:
+        super().__init__(f"bundle: its {name} is log entry {found} of the publisher, the one here is entry {here}")
+        self.name = name
+        self.hint = f"keep the newer one, or go back with --yes (then forward again: tilenode rollback {name})"
 
 
 class FileTooLarge(StoreError):
