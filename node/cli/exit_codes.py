@@ -230,6 +230,7 @@ BY_ERROR: Final[dict[str, ExitCode]] = {
     "LogUnproven": ExitCode.PROVENANCE_INVALID,
     "BundleMissing": ExitCode.USAGE,
     "BundleTargetUsed": ExitCode.USAGE,
+    "BundleOlder": ExitCode.USAGE,
     "MoveRefused": ExitCode.USAGE,
     "MoveUnfinished": ExitCode.USAGE,
     "FileTooLarge": ExitCode.DISK_FULL,
