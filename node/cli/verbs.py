@@ -203,7 +203,9 @@ def _add_bundle_verbs(verbs: _Verbs) -> None:
     export.add_argument("--since", metavar="NAME", help="leave out what this model or release has: it is there already")
     take = verbs.add("import", "bundles:take", "take models in that another device has exported")
     take.add_argument("directory", type=Path, metavar="DIR")
-    take.add_argument("--yes", action="store_true", help="accept the devices that signed, whoever they are")
+    take.add_argument(
+        "--yes", action="store_true", help="accept the devices that signed, whoever they are, and older models"
+    )
     take.add_argument("--trust", action="append", default=[], metavar="DID", help="accept this device; repeatable")
 
 
