@@ -149,6 +149,15 @@ class Bundle:
         if missing:
             raise BundleBaseMissing(self.index.bases, len(missing), sum(self._sizes[digest] for digest in missing))
 
+    def older(self, store: ModelStore) -> dict[ModelName, tuple[int, int]]:
+        """Return the names that would go back to what their publisher signed earlier: log entry here, and carried."""
+        found = {}
+        for model in self.models:
+            here = _signed_here(store, model)
+            if here is not None and model.provenance is not None and here > model.provenance.sign.index:
+                found[model.name] = (here, model.provenance.sign.index)
+        return found
+
     def take(self, store: ModelStore, source: str, now_s: int, report: Report) -> int:
         """Take every model in; return the bytes that were copied. The names move last, when everything is there.
 
@@ -390,6 +399,16 @@ class _Taking:
         self._arrived += count
         completed = min(self._arrived, self._total)
         self._report({"status": "importing", "digest": digest, "completed": completed, "total": self._total})
+
+
+def _signed_here(store: ModelStore, model: CarriedModel) -> int | None:
+    """Return the log entry by which the same publisher signed what the name stands for here; None where it did not."""
+    current = store.refs.get(model.name)
+    if current in (None, model.digest) or model.provenance is None:
+        return None
+    assert current is not None, "as above"
+    bundle = store.provenance.load(current, model.provenance.publisher, model.provenance.name)
+    return decode_and_verify_provenance(bundle).sign.index if bundle is not None else None
 
 
 def _open_root(directory: Path) -> int:

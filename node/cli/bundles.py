@@ -40,8 +40,9 @@ def take(invocation: Invocation) -> int:
     with ensure_node(invocation) as client:
         found = client.post("/v1/bundle/look", directory=directory)
         _show(screen, found)
-        trusted = _trusted(invocation, found)
-        with client.stream("POST", "/v1/bundle/import", directory=directory, trusted=trusted) as events:
+        trusted, older = _trusted(invocation, found), _may_go_back(invocation, found)
+        body = {"directory": directory, "trusted": trusted, "older": older}
+        with client.stream("POST", "/v1/bundle/import", **body) as events:
             facts = _follow(screen, events, f"from {directory}")
     screen.facts({**facts, "exporter": found["exporter"], "trusted": trusted})
     names = [model["name"] for model in facts["models"]]
@@ -60,7 +61,8 @@ def _show(screen: Screen, found: Facts) -> None:
     screen.say(f"bundle of {who}, made {age}, {format_bytes(found['carried_bytes'])}")
     for model in found["models"]:
         signer = _named(model["publisher_name"], model["publisher"]) if model["publisher"] else "nobody"
-        screen.say(f"  {model['name']}  {format_bytes(model['size_bytes'])}  signed by {signer}")
+        older = ", older than the one here" if model["older"] else ""
+        screen.say(f"  {model['name']}  {format_bytes(model['size_bytes'])}  signed by {signer}{older}")
 
 
 def _named(name: str, did: str) -> str:
@@ -89,6 +91,15 @@ def _trusted(invocation: Invocation, found: Facts) -> Sequence[str]:
         if input("Accept what it signed? [y/N] ").strip().lower() not in ("y", "yes"):
             raise UsageInvalid("nothing was imported", "ask whoever gave you the bundle for the device's identity")
     return [*arguments.trust, *asked]
+
+
+def _may_go_back(invocation: Invocation, found: Facts) -> bool:
+    """Return whether names may go back to an older model; the node refuses by name where they may not."""
+    older = [model["name"] for model in found["models"] if model["older"]]
+    if invocation.arguments.yes or not older or not invocation.screen.interactive:
+        return bool(invocation.arguments.yes)
+    answer = input(f"{', '.join(older)} would go back to an older model of the same publisher. Go on? [y/N] ")
+    return answer.strip().lower() in ("y", "yes")
 
 
 def _follow(screen: Screen, events: Iterator[Facts], where: str) -> Facts:

@@ -22,7 +22,7 @@ from protocol.model_name import ModelName, format_model_name, parse_model_name
 from store.bundle import ExportReport, export_bundle
 from store.bundle_import import Bundle, CarriedModel
 from store.carried_logs import CarriedLogs, carried_proof
-from store.errors import BundleUntrusted, LogUnproven, ModelUnknown
+from store.errors import BundleOlder, BundleUntrusted, LogUnproven, ModelUnknown
 
 Directory = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern="^/")]
 Event = Mapping[str, object]
@@ -45,11 +45,12 @@ class LookBody(BaseModel):
 
 
 class ImportBody(BaseModel):
-    """A bundle, and the devices that the person accepts as signers although they are not known here."""
+    """A bundle, and what the person accepts: signers that are not known here, names that go back to an older model."""
 
     model_config = ConfigDict(extra="forbid")
     directory: Directory
     trusted: Annotated[list[Annotated[str, StringConstraints(max_length=80)]], Field(max_length=300)] = []
+    older: bool = False
 
 
 class BundleRoutes:
@@ -116,12 +117,14 @@ class BundleRoutes:
 
     def _look(self, directory: Path, names: Mapping[DeviceId, str]) -> dict[str, object]:
         with Bundle(directory) as bundle:
-            missing = bundle.missing(self._node.store)
+            missing, older = bundle.missing(self._node.store), bundle.older(self._node.store)
             return {
                 "exporter": bundle.index.exporter,
                 "exporter_name": names.get(bundle.index.exporter, ""),
                 "created_s": bundle.index.created_s,
-                "models": [self._model_facts(model, names) for model in bundle.models],
+                "models": [
+                    {**self._model_facts(model, names), "older": model.name in older} for model in bundle.models
+                ],
                 "signers": [
                     {"did": did, "name": names.get(did, ""), "known": self._is_known(did, names)}
                     for did in bundle.signers
@@ -151,6 +154,10 @@ class BundleRoutes:
             with await self._node.threads.store(Bundle, Path(body.directory)) as bundle:
                 await self._require_trust(bundle, names, frozenset(body.trusted))
                 await self._node.threads.store(bundle.require_bases, self._node.store)
+                older = await self._node.threads.store(bundle.older, self._node.store)
+                if older and not body.older:
+                    name, (here, found) = next(iter(older.items()))
+                    raise BundleOlder(format_model_name(name), here, found)
                 await emit({"status": "checking logs"})
                 await self._follow_logs(bundle, frozenset(body.trusted))
                 source = f"bundle of {bundle.index.exporter}"

@@ -307,6 +307,18 @@ def test_a_fine_tune_travels_as_a_delta(ann: Exporter, ben: ModelStore, tmp_path
     ben.verify(NAME)
 
 
+def test_a_name_that_would_go_back_to_an_older_model_is_told(ann: Exporter, ben: ModelStore, tmp_path: Path) -> None:
+    ann.publish(tensors())
+    ann.export(tmp_path / "one")
+    ann.publish(changed(tensors(), 2))
+    ann.export(tmp_path / "two")
+    take(ben, tmp_path / "two")
+    with Bundle(tmp_path / "one") as bundle:
+        assert bundle.older(ben) == {NAME: (3, 1)}
+    with Bundle(tmp_path / "two") as bundle:
+        assert bundle.older(ben) == {}
+
+
 def test_without_the_base_it_says_which_one_is_missing(ann: Exporter, ben: ModelStore, tmp_path: Path) -> None:
     first = ann.publish(tensors())
     ann.publish(changed(tensors(), 2))
