@@ -130,7 +130,7 @@ def _arrival(event: Facts) -> str:
         linked, copied = format_bytes(event["linked_bytes"]), format_bytes(event["copied_bytes"])
         ways.append(f"already in {event['cache']}: {linked} linked, {copied} copied")
     if event["stored_bytes"]:
-        ways.append(f"{format_bytes(event['stored_bytes'])} already in the store")
+        ways.append(f"{format_bytes(event['stored_bytes'])} already here")
     if event["downloaded_bytes"] or not ways:
         ways.append(f"{format_bytes(event['downloaded_bytes'])} downloaded")
     return f"{name}: {', '.join(ways)}"
