@@ -29,6 +29,7 @@ from store.bases import LocalBases
 from store.build import BuildRequest, BuiltModel, build_model
 from store.errors import ModelUnknown, VersionTaken
 from store.fetched import Remote
+from store.foreign import ForeignModel
 from store.log import Log
 from store.models import ModelStore, StoredModel
 from store.provenance import publish_model
@@ -260,6 +261,16 @@ def load_provenance(store: ModelStore, digest: Digest) -> Provenance | None:
     """Return the verified provenance of a manifest, None where none is kept."""
     bundle = store.provenance.load(digest) if digest else None
     return decode_and_verify_provenance(bundle) if bundle is not None else None
+
+
+def foreign_facts(model: ForeignModel) -> dict[str, object]:
+    """Return what `list` says of a model that another program put into the store."""
+    return {
+        "reference": model.reference,
+        "manifest": model.digest,
+        "size_bytes": model.size_bytes,
+        "problem": model.problem,
+    }
 
 
 def model_facts(model: ListedModel, name_of: Callable[[DeviceId], str]) -> dict[str, object]:

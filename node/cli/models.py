@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from node.cli.adopt import say_foreign
 from node.cli.background import ensure_node, running_node
 from node.cli.exit_codes import ExitCode
 from node.cli.invocation import Invocation
@@ -42,6 +43,7 @@ def _list_local(invocation: Invocation) -> int:
         invocation.screen.say(
             f"no model has a MIR name like {invocation.arguments.mir!r}. To see all, run: tilenode list"
         )
+    say_foreign(invocation.screen, facts["foreign"])
     return ExitCode.OK
 
 

@@ -3,10 +3,11 @@
 from typing import Any
 
 from identity.did import parse_did
-from node.catalog import list_models, model_facts, with_mir
+from node.catalog import foreign_facts, list_models, model_facts, with_mir
 from node.config import Home
 from node.settings import Settings
 from node.store_place import require_store
+from store.foreign import foreign_models
 from store.log_files import verify_log
 from store.models import ModelStore
 
@@ -21,9 +22,10 @@ def models_here(home: Home, settings: Settings, mir: str | None = None) -> Facts
         names = {settings.did: settings.nickname}
         found = with_mir(list_models(store), mir)
         models = [model_facts(model, lambda did: names.get(did, "")) for model in found]
+        foreign = [foreign_facts(model) for model in foreign_models(store)]
     finally:
         store.close()
-    return {"models": models}
+    return {"models": models, "foreign": foreign}
 
 
 def verified_log(home: Home, settings: Settings) -> Facts:

@@ -2,6 +2,7 @@
 
 from fastapi import FastAPI
 
+from node.control.adopt import AdoptRoutes
 from node.control.ask import AskRoutes
 from node.control.build import BuildRoutes
 from node.control.bundles import BundleRoutes
@@ -34,6 +35,7 @@ def build_control(node: Node) -> FastAPI:
         RepairRoutes(node),
         BundleRoutes(node),
         VersionRoutes(node),
+        AdoptRoutes(node),
     ):
         app.include_router(routes.router())
     return app

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from identity.did import DeviceId
-from node.catalog import build_facts, layer_facts, model_facts, provenance_facts, with_mir
+from node.catalog import build_facts, foreign_facts, layer_facts, model_facts, provenance_facts, with_mir
 from node.control.responses import Emit, EventStream, facts
 from node.health import device_names
 from node.parts import Node
@@ -18,6 +18,7 @@ from protocol.mir import read_mir
 from protocol.model_name import format_model_name
 from protocol.modelfile import format_modelfile
 from store.base_parts import read_build_record
+from store.foreign import foreign_models
 
 # What stands in the place of a provenance's facts where nobody signed a model.
 UNSIGNED: Final[dict[str, object]] = {"publisher": "", "publisher_name": "", "signed_name": "", "entries": []}
@@ -60,7 +61,8 @@ class ModelRoutes:
         """List the models here, the embedded one included; with `mir` only those that the pattern finds."""
         name_of = await self._names()
         models = with_mir(await self._node.catalog.list(), mir)
-        return facts(models=[model_facts(model, name_of) for model in models])
+        foreign = await self._node.threads.store(foreign_models, self._node.store)
+        return facts(models=[model_facts(model, name_of) for model in models], foreign=[foreign_facts(model) for model in foreign])
 
     async def list_offers(self) -> Response:
         """List what linked devices offer."""
