@@ -10,7 +10,6 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -20,38 +19,28 @@ from protocol.bundle import (
     MAX_INDEX_BYTES,
     MAX_LOG_BYTES,
     MAX_SIGNATURE_BYTES,
-    PATCH_MAGIC,
     BundledFile,
     BundledModel,
     BundledPart,
     BundleIndex,
     CarriedLog,
-    How,
     decode_log,
     open_index,
 )
 from protocol.digest import Digest, digest_of
-from protocol.errors import BundleInvalid, DeltaInvalid, ProvenanceInvalid
-from protocol.manifest import MAX_MANIFEST_BYTES, Descriptor, Layer, Manifest, parse_manifest
+from protocol.errors import BundleInvalid, ProvenanceInvalid
+from protocol.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from protocol.model_name import ModelName, parse_model_name
 from protocol.provenance import MAX_PROVENANCE_BYTES, Provenance, decode_and_verify_provenance
-from store.blobs import BLOCK_BYTES
 from store.bundle import INDEX_FILE, SIGNATURE_FILE, UNFINISHED
 from store.carried_logs import check_log
-from store.delta import apply_delta
 from store.errors import (
     BundleBaseMissing,
     BundleDamaged,
     BundleMissing,
-    ChunkCorrupt,
     DiskFailed,
-    LayerCorrupt,
-    PartialIncomplete,
 )
-from store.leases import Lease
 from store.models import ModelStore
-from store.partial import PartialLayer
-from store.refs import RefEvent
 
 SYNC_BYTES: Final = 64 << 20
 MAX_DERIVED_BYTES: Final = 16 << 20
@@ -158,33 +147,6 @@ class Bundle:
                 found[model.name] = (here, model.provenance.sign.index)
         return found
 
-    def take(self, store: ModelStore, source: str, now_s: int, report: Report) -> int:
-        """Take every model in; return the bytes that were copied. The names move last, when everything is there.
-
-        What came before a kill is taken up again.
-
-        Raises:
-            BundleDamaged: a blob is not what was signed; no name has moved.
-            BundleBaseMissing: what was left out is not here.
-            DiskFull, DiskFailed, PartialBusy, VersionTaken: as the store says.
-        """
-        taking = _Taking(self, store, report)
-        with store.lease(self._sizes) as lease:
-            self.require_bases(store)
-            store.require_space(taking.missing_bytes())
-            for model in self.models:
-                taking.take(model, lease)
-            for model in self.models:
-                store.blobs.publish_bytes(model.manifest_bytes)
-                store.require_readable(model.digest)
-            for model in self.models:
-                for bundle in model.bundles:
-                    store.provenance.save(bundle)
-                store.refs.set(model.name, model.digest, event=RefEvent.IMPORT, source=source, now_s=now_s)
-        with store.lease([part.file for part in self.index.parts]) as leftovers:
-            store.discard(leftovers)  # deltas and patches are of no use any more
-        return taking.copied_bytes
-
     def part(self, digest: Digest) -> BundledPart | None:
         """Return how a blob that is not carried is made."""
         return self._parts.get(digest)
@@ -266,7 +228,7 @@ class Bundle:
         return content
 
     def _read(self, parts: tuple[str, ...], max_bytes: int, size: int | None = None) -> bytes:
-        with self._open(parts, size) as file, _reading(parts):
+        with self._open(parts, size) as file, reading(parts):
             content = bytearray()
             while len(content) <= max_bytes and (piece := file.read(max_bytes + 1 - len(content))):
                 content += piece
@@ -277,7 +239,7 @@ class Bundle:
     @contextmanager
     def _open(self, parts: tuple[str, ...], size: int | None) -> Iterator[io.FileIO]:
         """Give a regular file below the directory; no part of its path may be a link."""
-        with _reading(parts):
+        with reading(parts):
             descriptor = _open_below(self._root, parts)
         with io.FileIO(descriptor, "rb") as file:
             status = os.fstat(descriptor)
@@ -286,119 +248,6 @@ class Bundle:
             if size is not None and status.st_size != size:
                 raise BundleDamaged("/".join(parts), f"{status.st_size} bytes, {size} were signed")
             yield file
-
-
-class _Taking:
-    """The blobs of a bundle on their way into the store."""
-
-    def __init__(self, bundle: Bundle, store: ModelStore, report: Report) -> None:
-        self._bundle = bundle
-        self._store = store
-        self._report = report
-        self._total = self.missing_bytes()
-        self.copied_bytes = 0
-        self._arrived = 0
-
-    def missing_bytes(self) -> int:
-        """Return the bytes of the blobs that are not in the store."""
-        blobs = {blob.digest: blob.size for manifest in self._bundle.carried_models() for blob in manifest.blobs()}
-        return sum(size for digest, size in blobs.items() if not self._store.blobs.has(digest))
-
-    def take(self, model: CarriedModel, lease: Lease) -> None:
-        mapped = {layer.digest: layer for layer in model.manifest.layers if layer.chunk_map is not None}
-        for blob in model.manifest.blobs():
-            if self._store.blobs.has(blob.digest):
-                continue
-            file, part = self._bundle.carried(blob.digest), self._bundle.part(blob.digest)
-            layer = mapped.get(blob.digest)
-            if file is None and part is not None and layer is not None:
-                self._make(part, layer, lease)
-            elif file is not None and layer is not None:
-                self._fill(layer, partial(self._copy_chunks, file))
-            elif file is not None:
-                self._copy(file, blob)
-            else:
-                raise BundleBaseMissing(self._bundle.index.bases, 1, blob.size)
-
-    def _copy(self, file: BundledFile, blob: Descriptor) -> None:
-        """Copy a blob whole; it counts only when all of it hashes to its name."""
-        with self._bundle.open_blob(file) as source, self._store.blobs.writer(file.size) as writer:
-            while True:
-                with _reading((file.digest,)):
-                    block = source.read(BLOCK_BYTES)
-                if not block:
-                    break
-                writer.write(block)
-                self._tell(blob.digest, len(block))
-            try:
-                writer.commit(blob.digest)
-            except LayerCorrupt as error:
-                raise BundleDamaged(f"blob {blob.digest[:12]}", "is not the file that was signed") from error
-
-    def _fill(self, layer: Layer, copy: Callable[[PartialLayer], None]) -> None:
-        """Put a mapped layer together chunk by verified chunk; what an earlier attempt has left counts."""
-        chunk_map = self._store.chunk_map(layer)
-        assert chunk_map is not None, "only layers with a chunk map come here"
-        with PartialLayer.open(self._store, layer.digest, layer.size, chunk_map) as arriving:
-            self._arrived += layer.size - arriving.missing_bytes()
-            try:
-                self._arrived += arriving.fill_from_local(self._store.chunks)
-                try:
-                    copy(arriving)
-                finally:
-                    arriving.sync()
-                arriving.finish()
-            except PartialIncomplete as error:
-                raise BundleDamaged(f"blob {layer.digest[:12]}", f"{error.missing} chunks are not in it") from error
-            except (ChunkCorrupt, LayerCorrupt) as error:
-                raise BundleDamaged(f"blob {layer.digest[:12]}", str(error)) from error
-
-    def _copy_chunks(self, file: BundledFile, arriving: PartialLayer) -> None:
-        with self._bundle.open_blob(file) as source:
-            unsynced = 0
-            for index in arriving.missing():
-                chunk = arriving.chunk_map.chunk(index)
-                with _reading((file.digest,)):
-                    data = os.pread(source.fileno(), chunk.length, chunk.offset)
-                arriving.write_chunk(index, data)
-                self._tell(file.digest, chunk.length)
-                unsynced += chunk.length
-                if unsynced >= SYNC_BYTES:
-                    arriving.sync()
-                    unsynced = 0
-
-    def _make(self, part: BundledPart, layer: Layer, lease: Lease) -> None:
-        file = self._bundle.carried(part.file)
-        assert file is not None, "the index was checked"
-        if part.how is How.PATCH:
-            self._fill(layer, partial(self._apply_patch, file))
-            return
-        lease.add(part.file)
-        self._copy(file, Descriptor(file.digest, file.size, ""))
-        try:
-            apply_delta(self._store, part.file, part.base, layer)
-        except DeltaInvalid as error:
-            raise BundleDamaged(f"delta {part.file[:12]}", str(error)) from error
-        self._tell(layer.digest, layer.size)
-
-    def _apply_patch(self, file: BundledFile, arriving: PartialLayer) -> None:
-        """Write the chunks that a patch holds; each is verified, so a patch that lies costs only itself."""
-        with self._bundle.open_blob(file) as source, _reading((file.digest,)):
-            if source.read(len(PATCH_MAGIC)) != PATCH_MAGIC:
-                raise BundleDamaged(f"patch {file.digest[:12]}", "is none of version 1")
-            while number := source.read(_NUMBER_BYTES):
-                index = int.from_bytes(number, "big")
-                if len(number) != _NUMBER_BYTES or index >= len(arriving.chunk_map):
-                    raise BundleDamaged(f"patch {file.digest[:12]}", f"no chunk {index} in this layer")
-                length = arriving.chunk_map.chunk(index).length
-                arriving.write_chunk(index, source.read(length))
-                self._tell(file.digest, length)
-
-    def _tell(self, digest: Digest, count: int) -> None:
-        self.copied_bytes += count
-        self._arrived += count
-        completed = min(self._arrived, self._total)
-        self._report({"status": "importing", "digest": digest, "completed": completed, "total": self._total})
 
 
 def _signed_here(store: ModelStore, model: CarriedModel) -> int | None:
@@ -434,7 +283,7 @@ def _open_below(root: int, parts: tuple[str, ...]) -> int:
 
 
 @contextmanager
-def _reading(parts: tuple[str, ...]) -> Iterator[None]:
+def reading(parts: tuple[str, ...]) -> Iterator[None]:
     """Turn what the operating system says about a file of the bundle into an error that names the file."""
     try:
         yield

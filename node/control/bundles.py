@@ -21,6 +21,7 @@ from protocol.errors import ModelNameInvalid
 from protocol.model_name import ModelName, format_model_name, parse_model_name
 from store.bundle import ExportReport, export_bundle
 from store.bundle_import import Bundle, CarriedModel
+from store.bundle_take import take_bundle
 from store.carried_logs import CarriedLogs, carried_proof
 from store.errors import BundleOlder, BundleUntrusted, LogUnproven, ModelUnknown
 
@@ -163,7 +164,7 @@ class BundleRoutes:
                 source = f"bundle of {bundle.index.exporter}"
                 now_s = self._node.clock.now_s()
                 copied = await self._node.threads.reporting(
-                    lambda report: bundle.take(self._node.store, source, now_s, report), emit
+                    lambda report: take_bundle(self._node.store, bundle, source, now_s, report), emit
                 )
                 models = [self._model_facts(model, names) for model in bundle.models]
                 await emit({"status": "success", "models": models, "copied_bytes": copied})

@@ -22,6 +22,7 @@ from protocol.modelfile import parse_modelfile
 from store.build import BuildRequest, build_model
 from store.bundle import ExportReport, export_bundle
 from store.bundle_import import Bundle
+from store.bundle_take import take_bundle
 from store.carried_logs import CarriedLogs, carried_proof
 from store.errors import BundleBaseMissing, BundleDamaged, BundleMissing, BundleTargetUsed, DiskFull, LayerCorrupt
 from store.log import Log
@@ -108,7 +109,7 @@ def ben(tmp_path: Path) -> Iterator[ModelStore]:
 
 def take(store: ModelStore, directory: Path) -> int:
     with Bundle(directory) as bundle:
-        return bundle.take(store, f"bundle of {bundle.index.exporter}", NOW_S, lambda _: None)
+        return take_bundle(store, bundle, f"bundle of {bundle.index.exporter}", NOW_S, lambda _: None)
 
 
 def files_of(directory: Path) -> list[Path]:
@@ -228,7 +229,7 @@ def test_a_hostile_exporter_gives_no_model_another_name(ann: Exporter, ben: Mode
     with Bundle(tmp_path / "stick") as bundle:
         assert bundle.signers == (KEY.did,)
         assert [model.name for model in bundle.models] == [NAME]
-        bundle.take(ben, "", NOW_S, lambda _: None)
+        take_bundle(ben, bundle, "", NOW_S, lambda _: None)
     assert ben.refs.get(NAME) == digest
     assert [entry.name for entry in ben.refs.list()] == [NAME]
 
@@ -371,10 +372,11 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from store.bundle_import import Bundle
+from store.bundle_take import take_bundle
 from store.models import ModelStore
 store = ModelStore(Path(sys.argv[2]))
 with Bundle(Path(sys.argv[1])) as bundle:
-    bundle.take(store, "", 1, lambda _: None)
+    take_bundle(store, bundle, "", 1, lambda _: None)
 """
 
 
