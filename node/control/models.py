@@ -61,8 +61,8 @@ class ModelRoutes:
         """List the models here, the embedded one included; with `mir` only those that the pattern finds."""
         name_of = await self._names()
         models = with_mir(await self._node.catalog.list(), mir)
-        foreign = await self._node.threads.store(foreign_models, self._node.store)
-        return facts(models=[model_facts(model, name_of) for model in models], foreign=[foreign_facts(model) for model in foreign])
+        foreign = [foreign_facts(model) for model in await self._node.threads.store(foreign_models, self._node.store)]
+        return facts(models=[model_facts(model, name_of) for model in models], foreign=foreign)
 
     async def list_offers(self) -> Response:
         """List what linked devices offer."""
