@@ -120,6 +120,7 @@ class Catalog:
 
         Raises:
             ModelNameInvalid: the name is the embedded model's.
+            TemplateInvalid: the recipe's template cannot run.
             BuildRefused, SafetensorsInvalid: what FROM names cannot be built from.
             VersionTaken: the release stands for another model.
             LogRolledBack: this device signs nothing any more.
@@ -128,6 +129,7 @@ class Catalog:
         if request.name == DEMO:
             name = format_model_name(request.name)
             raise ModelNameInvalid(name, "the name of the embedded model; take another one or another tag")
+        await self._threads.store(check_recipe, request.modelfile)
         if _is_demo(request.modelfile.base):
             await emit({"status": f"embedding {DEMO_NAME}"})
             await self._embed()

@@ -195,6 +195,7 @@ BY_ERROR: Final[dict[str, ExitCode]] = {
     "LeaseTooLarge": ExitCode.BUSY,
     "LinkRequestUnknown": ExitCode.MODEL_NOT_FOUND,
     "RecipeInvalid": ExitCode.MODELFILE_INVALID,
+    "TemplateInvalid": ExitCode.MODELFILE_INVALID,
     "MirInvalid": ExitCode.USAGE,
     "InstructionUnsupported": ExitCode.MODELFILE_INVALID,
     "SafetensorsInvalid": ExitCode.MODEL_FILES_INVALID,
