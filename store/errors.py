@@ -294,7 +294,7 @@ class BlobMissing(StoreError):
     def __init__(self, digest: Digest) -> None:
         super().__init__(f"blob {short_digest(digest)}: not in the store")
         self.digest = digest
-        self.hint = "fetch the model again: tilenode pull NAME --from PEER"
+        self.hint = "fetch what is missing: tilenode verify NAME --repair"
 
 
 class BlobTooLarge(StoreError):
@@ -315,7 +315,7 @@ class LayerCorrupt(StoreError):
         super().__init__(f"layer {short_digest(expected)}: {found}{where and f' {where}'}")
         self.expected = expected
         self.actual = actual
-        self.hint = "fetch the model again: tilenode pull NAME --from PEER (bad bytes stay in quarantine)"
+        self.hint = "fetch what is damaged, and only that: tilenode verify NAME --repair (bad bytes stay in quarantine till then)"
 
 
 class ChunkCorrupt(StoreError):
