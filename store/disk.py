@@ -169,7 +169,8 @@ class Temporary:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # a leftover, which the next start removes
+            self.path.unlink(missing_ok=True)
         self.file.close()
 
 

@@ -1,4 +1,4 @@
-"""Killing a process as it enters a chosen system call, by seccomp and ptrace, on Linux for x86_64.
+"""Killing a process as it enters a chosen system call, or failing the call, by seccomp and ptrace, on Linux for x86_64.
 
 The work runs in a forked child, so that nothing has to be imported again: a thousand kills take a minute or two.
 """
@@ -16,11 +16,13 @@ from typing import Final
 # linux/ptrace.h
 _TRACEME: Final = 0
 _PEEKUSER: Final = 3
+_POKEUSER: Final = 6
 _CONT: Final = 7
 _SETOPTIONS: Final = 0x4200
 _OPTIONS: Final = 0x8 | 0x80 | 0x100000  # TRACECLONE | TRACESECCOMP | EXITKILL
 _EVENT_SECCOMP: Final = 7
 _ORIG_RAX: Final = 15 * 8
+_RAX: Final = 10 * 8
 _WALL: Final = 0x40000000
 # linux/prctl.h, linux/seccomp.h, linux/filter.h
 _SET_NO_NEW_PRIVS: Final = 38
@@ -46,18 +48,27 @@ DISK_CALLS: Final = {
 
 
 @dataclass(frozen=True)
+class Fault:
+    """What happens at a call: ("rename", 2) is the third rename. It kills the process, or fails with `errno`."""
+
+    call: str
+    index: int
+    errno: int | None = None
+
+
+@dataclass(frozen=True)
 class Traced:
-    """How a traced run ended: after so many calls of each name, by its own end or killed at the call named."""
+    """How a traced run ended: after so many calls of each name, and whether it came to the fault."""
 
     calls: Counter[str]
-    killed_at: str
+    struck: bool
     exit_code: int | None
 
 
-def run_traced(work: Callable[[], None], kill_at: tuple[str, int] | None = None) -> Traced:
-    """Return how `work` ran in a child that is killed when it enters a call: ("rename", 2) is its third rename.
+def run_traced(work: Callable[[], None], fault: Fault | None = None) -> Traced:
+    """Return how `work` ran in a child to which `fault` happens; None only counts the calls.
 
-    None counts the calls and kills nothing. All threads of the child are traced. The caller has one thread only.
+    All threads of the child are traced. The caller has one thread only.
     """
     child = os.fork()
     if child == 0:
@@ -65,7 +76,7 @@ def run_traced(work: Callable[[], None], kill_at: tuple[str, int] | None = None)
     os.waitpid(child, _WALL)
     _require(_libc.ptrace(_SETOPTIONS, child, None, _OPTIONS), "ptrace")
     _libc.ptrace(_CONT, child, None, None)
-    return _follow(child, kill_at)
+    return _follow(child, fault)
 
 
 def _run_child(work: Callable[[], None]) -> None:
@@ -96,30 +107,35 @@ def _stop_at_disk_calls() -> None:
     _require(_libc.prctl(_SET_SECCOMP, _FILTER, header, 0, 0), "seccomp")
 
 
-def _follow(child: int, kill_at: tuple[str, int] | None) -> Traced:
+def _follow(child: int, fault: Fault | None) -> Traced:
     calls: Counter[str] = Counter()
+    struck = False
     while True:
         thread, status = os.waitpid(-1, _WALL)
         if os.WIFEXITED(status) or os.WIFSIGNALED(status):
             if thread == child:
-                return Traced(calls, "", os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status))
+                return Traced(calls, struck, os.waitstatus_to_exitcode(status))
             continue
         stop = os.WSTOPSIG(status)
         if status >> 16 == _EVENT_SECCOMP:
             call = DISK_CALLS[_libc.ptrace(_PEEKUSER, thread, _ORIG_RAX, None)]
-            if (call, calls[call]) == kill_at:
-                return _kill(child, calls, call)
+            if fault and (call, calls[call]) == (fault.call, fault.index):
+                if fault.errno is None:
+                    return _kill(child, calls)
+                struck = True
+                _libc.ptrace(_POKEUSER, thread, _ORIG_RAX, -1)  # the call is skipped
+                _libc.ptrace(_POKEUSER, thread, _RAX, -fault.errno)
             calls[call] += 1
         passed_on = None if stop in (signal.SIGTRAP, signal.SIGSTOP) else stop
         _libc.ptrace(_CONT, thread, None, passed_on)
 
 
-def _kill(child: int, calls: Counter[str], call: str) -> Traced:
+def _kill(child: int, calls: Counter[str]) -> Traced:
     os.kill(child, signal.SIGKILL)
     while True:
         thread, status = os.waitpid(-1, _WALL)
         if thread == child and (os.WIFSIGNALED(status) or os.WIFEXITED(status)):
-            return Traced(calls, call, None)
+            return Traced(calls, True, None)
 
 
 def _require(result: int, call: str) -> None:

@@ -1,13 +1,15 @@
-"""A store under SIGKILL: operations run in children that die at random disk calls; after each the store is looked at.
+"""A store under faults: operations run in children to which one happens at a random disk call; then it is looked at.
 
-    python -m tests.faults.kill_loop DIRECTORY --kills 1000 --seed 1
+    python -m tests.faults.fault_loop DIRECTORY --faults 1000 --seed 1                    SIGKILL
+    python -m tests.faults.fault_loop DIRECTORY --faults 1000 --seed 1 --errors           the call fails: ENOSPC or EIO
 
-A child says over a pipe what it has acknowledged, and only after it is so. After every kill another process opens the
+A child says over a pipe what it has acknowledged, and only after it is so. After every fault another process opens the
 store, puts right what a start puts right, hashes everything again and says what is there. The last line on stdout is
 the result as JSON; a failing round is printed with what it takes to run it again.
 """
 
 import argparse
+import errno
 import json
 import os
 import random
@@ -15,14 +17,20 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from protocol.errors import ProtocolError
+from store.errors import StoreError
 from tests.faults.operations import GONE, OPERATIONS, Place, Step, clean, fill_registry, look
-from tests.faults.ptrace import Traced, run_traced
+from tests.faults.ptrace import DISK_CALLS, Fault, Traced, run_traced
 
 ANY: Final = "any"
+ERRNOS: Final = (errno.ENOSPC, errno.EIO)
+# Calls that a disk may refuse; to open a file is not among them, because programs are read from a disk as well.
+FAILING: Final = frozenset(DISK_CALLS.values()) - {"openat", "flock", "write"}
 
 
 @dataclass
@@ -63,65 +71,71 @@ class Loop:
 
     place: Place
     random: random.Random
+    errors: bool = False
     ledger: Ledger = field(default_factory=Ledger)
     lengths: dict[str, Counter[str]] = field(default_factory=dict)
-    kills: Counter[str] = field(default_factory=Counter)
+    struck: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
     acknowledged: int = 0
 
-    def run(self, kills: int) -> None:
-        """Go on until so many children were killed.
+    def run(self, faults: int) -> None:
+        """Go on until so many faults have happened.
 
         Raises:
             AssertionError: something that was promised is not so.
         """
         names = [name for name, operation in OPERATIONS.items() if operation.possible(self.place)]
-        while sum(self.kills.values()) < kills:
-            name = names[0] if not self.lengths else self.random.choice(names)
-            self.round(name)
+        while sum(self.struck.values()) < faults:
+            self.round(names[0] if not self.lengths else self.random.choice(names))
 
     def round(self, name: str) -> None:
-        """Run one operation, killed somewhere unless it is the first of its kind, and look at what is left."""
+        """Run one operation, with a fault unless it is the first of its kind, and look at what is left."""
         step = OPERATIONS[name].step(self.place, self.random)
-        kill_at = self._somewhere(name)
+        fault = self._somewhere(name)
         self.ledger.begin(step)
-        traced = self._run(step, kill_at)
-        if not traced.killed_at:
+        traced = self._run(step, fault)
+        if fault and traced.struck:
+            self.struck[name] += 1
+            self.calls[fault.call] += 1
+        else:
             self.lengths[name] = traced.calls
-        if traced.killed_at:
-            self.kills[name] += 1
-            self.calls[traced.killed_at] += 1
         found, faults = ask(lambda: look(self.place, step))
         faults += self.ledger.faults(found)
         if traced.exit_code not in (None, 0):
             faults.append(f"the operation itself failed with {traced.exit_code}")
-        assert not faults, f"{name} {step} killed at {kill_at} ({traced.killed_at}): {faults}"
+        assert not faults, f"{name} {step} with {fault}: {faults}"
         self.ledger.settle(found)
 
-    def _somewhere(self, name: str) -> tuple[str, int] | None:
+    def _somewhere(self, name: str) -> Fault | None:
         """Return a random call of those that the operation was seen to make: every kind of call as often as the others.
 
         Otherwise nearly all would be those that open files to read. None in a fifth of all cases, and where none was
-        seen yet: what runs to its end is what later kills must not undo.
+        seen yet: what runs to its end is what later faults must not undo.
         """
-        seen = self.lengths.get(name)
-        if not seen or self.random.random() < 1 / 5:
+        calls = self.lengths.get(name, Counter())
+        kinds = sorted(calls.keys() & FAILING if self.errors else calls)
+        if not kinds or self.random.random() < 1 / 5:
             return None
-        call = self.random.choice(sorted(seen))
-        return call, self.random.randrange(seen[call])
+        call = self.random.choice(kinds)
+        return Fault(call, self.random.randrange(calls[call]), self.random.choice(ERRNOS) if self.errors else None)
 
-    def _run(self, step: Step, kill_at: tuple[str, int] | None) -> Traced:
+    def _run(self, step: Step, fault: Fault | None) -> Traced:
         reader, writer = os.pipe()
 
         def acknowledge(name: str, digest: str) -> None:
-            os.write(writer, f"{name} {digest}\n".encode())
+            with suppress(OSError):  # the fault has hit the pipe, which is no disk
+                os.write(writer, f"{name} {digest}\n".encode())
 
         def work() -> None:
             os.close(reader)
-            step.run(self.place, acknowledge)
+            try:
+                step.run(self.place, acknowledge)
+            except (StoreError, ProtocolError) as error:
+                if not self.errors or not str(error):
+                    raise
 
         try:
-            traced = run_traced(work, kill_at)
+            traced = run_traced(work, fault)
         finally:
             os.close(writer)
         with os.fdopen(reader) as said:
@@ -132,7 +146,7 @@ class Loop:
 
 
 def ask(question: Callable[[], tuple[dict[str, str], list[str]]]) -> tuple[dict[str, str], list[str]]:
-    """Return the answer of `question`, asked in a process of its own, as one that was started after the kill."""
+    """Return the answer of `question`, asked in a process of its own, as one that was started after the fault."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -157,7 +171,8 @@ def main() -> int:
     """Run the loop as the command line says."""
     parser = argparse.ArgumentParser()
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--faults", type=int, default=1000)
+    parser.add_argument("--errors", action="store_true", help="calls fail with ENOSPC or EIO, and nothing is killed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--elsewhere", type=Path, help="a directory on another file system")
     parser.add_argument("--registry", default="", help="HOST:PORT of a registry to push to and pull from")
@@ -165,15 +180,15 @@ def main() -> int:
     place = Place(arguments.directory, arguments.elsewhere, arguments.registry)
     if place.registry:
         ask(lambda: fill_registry(place))
-    loop = Loop(place, random.Random(arguments.seed))
+    loop = Loop(place, random.Random(arguments.seed), arguments.errors)
     try:
-        loop.run(arguments.kills)
+        loop.run(arguments.faults)
     except AssertionError as fault:
-        print(f"seed {arguments.seed}, after {sum(loop.kills.values())} kills: {fault}", file=sys.stderr)
+        print(f"seed {arguments.seed}, after {sum(loop.struck.values())} faults: {fault}", file=sys.stderr)
         return 1
     finally:
         clean(place)
-    result = {"kills": dict(loop.kills), "at": dict(loop.calls), "acknowledged": loop.acknowledged}
+    result = {"faults": dict(loop.struck), "at": dict(loop.calls), "acknowledged": loop.acknowledged}
     print(json.dumps(result))
     return 0
 
