@@ -315,7 +315,7 @@ class LayerCorrupt(StoreError):
         super().__init__(f"layer {short_digest(expected)}: {found}{where and f' {where}'}")
         self.expected = expected
         self.actual = actual
-        self.hint = "fetch what is damaged, and only that: tilenode verify NAME --repair (bad bytes stay in quarantine till then)"
+        self.hint = "fetch what is damaged, and only that: tilenode verify NAME --repair"
 
 
 class ChunkCorrupt(StoreError):
