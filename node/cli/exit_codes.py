@@ -298,7 +298,7 @@ HINTS: Final[dict[ExitCode, str]] = {
     ExitCode.MODEL_FILES_INVALID: "put a whole copy of the model's files there, then run the same command again",
     ExitCode.MANIFEST_INVALID: "the model is not accepted; have its publisher create it again",
     ExitCode.PROVENANCE_INVALID: "nothing was accepted; have the publisher create the model again",
-    ExitCode.LAYER_CORRUPT: "fetch the model again: tilenode pull NAME --from PEER",
+    ExitCode.LAYER_CORRUPT: "fetch what is damaged, and only that: tilenode verify NAME --repair",
     ExitCode.CHUNK_CORRUPT: "fetch the model from another device: tilenode pull NAME --from PEER",
     ExitCode.BUILD_DIFFERS: "the model itself is unchanged; see what went in: tilenode show NAME",
     ExitCode.LOG_FORKED: "the evidence is kept; end the link: tilenode link disable PEER",
