@@ -34,6 +34,8 @@ def verify(invocation: Invocation) -> int:
 
 def _verify_one(invocation: Invocation, client: ControlClient, name: str) -> Facts:
     facts = _repair(invocation.screen, client, name) if invocation.arguments.repair else {}
+    if facts and not facts["repaired"] and not invocation.arguments.all:
+        invocation.screen.say("  nothing had to be repaired")
     checked = client.post("/v1/verify", name=name)
     screen = invocation.screen
     for layer in checked["layers"] if not invocation.arguments.all else ():
@@ -62,7 +64,7 @@ def _verify_all(invocation: Invocation, client: ControlClient, names: Sequence[s
         except ControlFailed as error:
             code = code or ExitCode(error.exit_code)
             outcomes.append({"ok": False, "name": name, "error": describe_error(error)})
-            invocation.screen.warn(f"{name}: {error}")
+            invocation.screen.warn(str(error) if str(error).startswith(name) else f"{name}: {error}")
     invocation.screen.facts({"models": outcomes})
     bad = sum(not outcome["ok"] for outcome in outcomes)
     if bad:
@@ -87,8 +89,6 @@ def _repair(screen: Screen, client: ControlClient, name: str) -> Facts:
             f"  repaired {blob['file']} ({blob['digest'][:12]}): {format_bytes(blob['bad_bytes'])} of "
             f"{format_bytes(blob['size_bytes'])} were bad; {' and '.join(sources + local) or 'nothing had to move'}"
         )
-    if not facts["repaired"]:
-        screen.say("  nothing had to be repaired")
     return facts
 
 
