@@ -76,7 +76,7 @@ class HubSession:
     def __init__(self, settings: HubSettings) -> None:
         self.settings = settings
         self.endpoint = (settings.endpoint or constants._HF_DEFAULT_ENDPOINT).rstrip("/")
-        self._rules = _Rules(self.endpoint)
+        self._rules = HubRules(self.endpoint)
         _silence(settings.offline)
         set_client_factory(self._rules.client)
 
@@ -208,7 +208,7 @@ class HubSession:
         return headers
 
 
-class _Rules:
+class HubRules:
     """What every request and answer of the library's session is held to."""
 
     def __init__(self, endpoint: str) -> None:
