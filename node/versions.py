@@ -44,6 +44,15 @@ class Moved:
 
 
 @dataclass(frozen=True)
+class Removed:
+    """What was forgotten: a name, or the one `version` of it that is named here; and the releases of it that stay."""
+
+    report: RemoveReport
+    version: str
+    releases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class _Record:
     """What is attested of a name that this device moved without building anything: from where."""
 
@@ -142,16 +151,17 @@ class Versions:
         target, wanted = await self._target(name, text)
         return target, await self._threads.store(self._pin, target, wanted, pinned)
 
-    async def remove(self, name: str, text: str | None, force: bool) -> tuple[RemoveReport, tuple[str, ...]]:
-        """Forget a name, or one version of it, and free what only that needed; return also the releases that stay.
+    async def remove(self, name: str, text: str | None, force: bool) -> Removed:
+        """Forget a name, or one version of it, and free what only that needed.
 
         Raises:
             ModelUnknown, ModelNameInvalid, VersionUnknown, VersionAmbiguous: there is none.
             VersionPinned, VersionCurrent: it is kept; nothing was removed.
         """
-        report, kept = await self._threads.store(self._remove, parse_model_name(name), text, force)
+        removed = await self._threads.store(self._remove, parse_model_name(name), text, force)
+        report = removed.report
         self._publish({"event": "removed", "name": format_model_name(report.name), "bytes": report.freed_bytes})
-        return report, kept
+        return removed
 
     async def usage(self) -> Usage:
         """Return where the store's bytes are. Raises as `store.usage.measure`."""
@@ -234,22 +244,20 @@ class Versions:
         current = find_entry(self._store.refs, name).digest
         places = [place for place, version in enumerate(history) if version.digest == current]
         if not places or places[-1] == 0:
-            raise VersionUnknown(format_model_name(name), "before the first one")
+            raise VersionUnknown(format_model_name(name), f"before {history[0].number}")
         return history[places[-1] - 1]
 
     def _pin(self, name: ModelName, text: str | None, pinned: bool) -> Version:
         number = None if text is None else numbered_version(self._store.refs, name, text).number
         return self._store.refs.pin(name, number, pinned)
 
-    def _remove(self, name: ModelName, text: str | None, force: bool) -> tuple[RemoveReport, tuple[str, ...]]:
+    def _remove(self, name: ModelName, text: str | None, force: bool) -> Removed:
         if text is None and name.version and not self._store.refs.has(name):
             name, text = name.moving, name.version
         if text is not None:
-            report = self._store.remove_version(name.moving, text)
-        else:
-            report = self._store.remove(name, force=force)
-        kept = () if name.version else tuple(sorted(self._store.refs.releases(name)))
-        return report, kept
+            return Removed(self._store.remove_version(name.moving, text), text, ())
+        report = self._store.remove(name, force=force)
+        return Removed(report, "", () if name.version else tuple(sorted(self._store.refs.releases(name))))
 
 
 def _numbered(name: ModelName, version: Version) -> ModelName:

@@ -14,7 +14,7 @@ from store.errors import CollectRefused, LeaseCorrupt
 from store.leftovers import Leftover, leftovers
 from store.materialize import remove_materialized
 from store.provenance import ProvenanceFiles
-from store.reach import ReachStore, documents_closure, needed_blobs, read_manifest, subject_of
+from store.reach import ReachStore, documents_closure, needed_blobs, read_manifest, subject_of, used_blobs
 from store.refs import Version
 
 MIN_AGE_S: Final = 3600
@@ -43,7 +43,10 @@ class Collected:
 
 @dataclass(frozen=True)
 class GcReport:
-    """What went, or with `dry_run` would go. `young` blobs are needed by nothing and stay until they are old enough."""
+    """What went, or with `dry_run` would go.
+
+    `young` blobs are needed by nothing and stay: they are too new, or of a model whose files were just handed out.
+    """
 
     dry_run: bool
     versions: tuple[tuple[ModelName, Version], ...]
@@ -82,13 +85,12 @@ def collect(
     old_s = now - min_age_s
     forgotten = () if keep is None else tuple(_beyond(store, keep))
     without = _numbers(forgotten)
-    needed = needed_blobs(store, used_since_s=old_s, without=without)
-    candidates, young = _unneeded(store, needed, old_s)
+    candidates, young = _unneeded(store, needed_blobs(store, without), old_s)
     blobs = tuple(_describe(store, candidates))
     if not dry_run:
         for name, version in forgotten:
             store.refs.forget_version(name, version.number)
-        gone = _sweep(store, [blob.digest for blob in blobs], used_since_s=old_s)
+        gone = _sweep(store, [blob.digest for blob in blobs], unused_since_s=old_s)
         blobs = tuple(blob for blob in blobs if blob.digest in gone)
     left = tuple(leftovers(store, {blob.digest for blob in blobs}, old_s, now, quarantine_age_s))
     if not dry_run:
@@ -111,11 +113,11 @@ def free(store: CollectStore, digests: Iterable[Digest]) -> dict[Digest, int]:
         return {}
 
 
-def _sweep(store: CollectStore, digests: Iterable[Digest], used_since_s: float | None = None) -> dict[Digest, int]:
+def _sweep(store: CollectStore, digests: Iterable[Digest], unused_since_s: float | None = None) -> dict[Digest, int]:
     """Remove what nothing needs *now*, while nobody can take a lease or move a name."""
     gone = {}
     with store.layout.lock, store.layout.sweeping.exclusive():
-        needed = needed_blobs(store, used_since_s=used_since_s)
+        needed = needed_blobs(store) | (frozenset() if unused_since_s is None else used_blobs(store, unused_since_s))
         for digest in digests:
             if digest not in needed:
                 store.chunks.remove(digest)
@@ -129,6 +131,7 @@ def _unneeded(
     store: CollectStore, needed: frozenset[Digest], old_s: float
 ) -> tuple[dict[Digest, int], dict[Digest, int]]:
     """Return the blobs that nothing needs with their bytes: those old enough to go, and the others."""
+    used = used_blobs(store, old_s)
     old: dict[Digest, int] = {}
     young: dict[Digest, int] = {}
     for digest in store.blobs.list():
@@ -137,7 +140,7 @@ def _unneeded(
         path = store.layout.blob_path(digest)
         with disk_errors(path), suppress(FileNotFoundError):
             status = path.lstat()
-            (old if status.st_mtime < old_s else young)[digest] = status.st_size
+            (old if status.st_mtime < old_s and digest not in used else young)[digest] = status.st_size
     belonging = {digest for digest in (*old, *young) if subject_of(store.blobs, digest) in needed}
     for digest in {led for document in belonging for led in documents_closure(store.blobs, document)}:
         old.pop(digest, None)

@@ -57,17 +57,12 @@ def read_manifest(blobs: Blobs, digest: Digest) -> Manifest | None:
         return None
 
 
-def needed_blobs(
-    store: ReachStore,
-    *,
-    used_since_s: float | None = None,
-    without: Mapping[ModelName, frozenset[int]] = _NO_VERSIONS,
-) -> frozenset[Digest]:
+def needed_blobs(store: ReachStore, without: Mapping[ModelName, frozenset[int]] = _NO_VERSIONS) -> frozenset[Digest]:
     """Return every blob that must stay; `without` are versions of names that count as forgotten already.
 
     Roots are every version of every name, the leases of every living process, entries of other programs in
-    `index.json`, layers that are arriving, and models that were materialised since `used_since_s`. From manifests the
-    way leads over config, layers and chunk maps; from anything else over every digest that stands in a document.
+    `index.json`, and layers that are arriving. From manifests the way leads over config, layers and chunk maps; from
+    anything else over every digest that stands in a document.
 
     Leases are read first: what a lease lets go because a name has it now is found under the name.
 
@@ -76,10 +71,19 @@ def needed_blobs(
         LeaseCorrupt: what another process keeps cannot be read.
         DiskFailed: the disk says no.
     """
-    others = {*store.leases.held(), *_arriving(store.layout), *_used(store.layout, used_since_s)}
+    others = {*store.leases.held(), *_arriving(store.layout)}
     named = _named_blobs(store, without)
     foreign = {digest for entry in store.refs.foreign_entries() for digest in _digests(str(entry).encode())}
     return frozenset(named | _led_to(store.blobs, (others | foreign) - named))
+
+
+def used_blobs(store: ReachStore, since_s: float) -> frozenset[Digest]:
+    """Return the blobs of models whose files were handed out since then: somebody may be reading them.
+
+    Raises:
+        DiskFailed: the disk says no.
+    """
+    return frozenset(_led_to(store.blobs, _used(store.layout, since_s)))
 
 
 def subject_of(blobs: Blobs, digest: Digest) -> Digest | None:
@@ -149,14 +153,13 @@ def _arriving(layout: Layout) -> set[Digest]:
     return {digest for path in paths if (digest := _digest_of(path)) is not None}
 
 
-def _used(layout: Layout, since_s: float | None) -> set[Digest]:
-    """Return the models whose files were handed out since then: somebody may be reading them."""
+def _used(layout: Layout, since_s: float) -> set[Digest]:
     used: set[Digest] = set()
     with disk_errors(layout.materialized):
-        for path in layout.materialized.glob("*.json") if since_s is not None else ():
+        for path in layout.materialized.glob("*.json"):
             digest = _digest_of(path)
             with suppress(FileNotFoundError):
-                if digest is not None and path.lstat().st_mtime >= (since_s or 0):
+                if digest is not None and path.lstat().st_mtime >= since_s:
                     used.add(digest)
     return used
 

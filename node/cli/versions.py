@@ -42,7 +42,8 @@ def history(invocation: Invocation) -> int:
 
 
 def _event(past: Facts) -> str:
-    return f"{past['event']} from {past['source']}" if past["source"] else str(past["event"])
+    way = "to" if past["event"] == "rollback" else "from"
+    return f"{past['event']} {way} {past['source']}" if past["source"] else str(past["event"])
 
 
 def diff(invocation: Invocation) -> int:
@@ -60,9 +61,9 @@ def diff(invocation: Invocation) -> int:
         screen.done("nothing differs that counts when the model runs")
         return ExitCode.OK
     _say_tensors(screen, facts)
-    _say_lines(screen, "files", map(_file_line, facts["files"]))
-    _say_lines(screen, "config.json", map(_config_line, facts["config"]))
-    _say_lines(screen, "Modelfile", facts["recipe"].splitlines()[2:])
+    _say_part(screen, "files", map(_file_line, facts["files"]))
+    _say_part(screen, "config.json", map(_config_line, facts["config"]))
+    _say_part(screen, "Modelfile", facts["recipe"].splitlines()[2:])
     screen.say(f"\nA device that has the first moves {format_bytes(facts['new_bytes'])} for the second.")
     return ExitCode.OK
 
@@ -71,13 +72,19 @@ def _say_tensors(screen: Screen, facts: Facts) -> None:
     counts = {word: [each for each in facts["tensors"] if each["change"] == word] for word in _WORDS}
     told = ", ".join(f"{len(found)} {word}" for word, found in counts.items() if found)
     same = f"{facts['same_tensors']} the same ({format_bytes(facts['same_bytes'])})"
-    _say_lines(screen, f"tensors: {told or 'none differs'}, {same}", map(_tensor_line, facts["tensors"]))
+    screen.say(f"\ntensors: {told or 'none differs'}, {same}")
+    _say_lines(screen, map(_tensor_line, facts["tensors"]))
 
 
-def _say_lines(screen: Screen, head: str, lines: Iterable[str]) -> None:
+def _say_part(screen: Screen, head: str, lines: Iterable[str]) -> None:
     found = list(lines)
-    if found or head.startswith("tensors"):
+    if found:
         screen.say(f"\n{head}")
+        _say_lines(screen, found)
+
+
+def _say_lines(screen: Screen, lines: Iterable[str]) -> None:
+    found = list(lines)
     for line in found[:MAX_LINES]:
         screen.say(f"  {line}")
     if len(found) > MAX_LINES:
@@ -109,17 +116,13 @@ def _config_line(change: Facts) -> str:
 def rollback(invocation: Invocation) -> int:
     """Let a name stand for an earlier version again."""
     facts = _post_version(invocation, "/v1/rollback")
-    name, earlier = facts["name"], facts["source"]
-    if not facts["changed"]:
-        invocation.screen.done(
-            f"{name} stands for {_manifest(facts)} already", "see its versions", f"tilenode history {name}"
-        )
+    name, number = facts["name"], facts["version"]
+    if facts["changed"]:
+        what = f"{name} stands for {facts['source']} again ({_manifest(facts)}), as version {number}; {_reach(facts)}"
+        invocation.screen.done(what, "undo that", f"tilenode rollback {name}")
     else:
-        invocation.screen.done(
-            f"{name} stands for {earlier} again ({_manifest(facts)}), as its version {facts['version']}; {_reach(facts)}",
-            "undo that",
-            f"tilenode rollback {name}",
-        )
+        what = f"{name} stands for {_manifest(facts)} already"
+        invocation.screen.done(what, "see its versions", f"tilenode history {name}")
     return ExitCode.OK
 
 
@@ -201,17 +204,16 @@ def remove(invocation: Invocation) -> int:
         for name in arguments.names:
             facts = client.post("/v1/remove", name=name, force=arguments.force, **which)
             removed.append(facts)
-            _say_removed(invocation.screen, facts, one_version=bool(which))
+            _say_removed(invocation.screen, facts)
     invocation.screen.facts({"removed": removed})
     return ExitCode.OK
 
 
-def _say_removed(screen: Screen, facts: Facts, *, one_version: bool) -> None:
-    what = f"a version of {facts['name']}" if one_version else facts["name"]
-    count = f" with its {facts['versions']} versions" if facts["versions"] > 1 and not one_version else ""
-    screen.done(
-        f"removed {what}{count}, {format_bytes(facts['freed_bytes'])} freed", "see what is left", "tilenode list"
-    )
+def _say_removed(screen: Screen, facts: Facts) -> None:
+    what = f"version {facts['version']} of {facts['name']}" if facts["version"] else str(facts["name"])
+    count = f" with its {facts['versions']} versions" if facts["versions"] > 1 and not facts["version"] else ""
+    freed = format_bytes(facts["freed_bytes"])
+    screen.done(f"removed {what}{count}, {freed} freed", "see what is left", "tilenode list")
     if facts["releases"]:
         names = " ".join(facts["releases"])
         screen.say(f"  its releases stay. To remove them as well, run: tilenode rm {names}")
@@ -235,7 +237,7 @@ def usage(invocation: Invocation) -> int:
         screen.say(f"\ngc would free {format_bytes(garbage['freed_bytes'])}. To see what, run: tilenode gc --dry-run")
     if garbage["young_bytes"]:
         size = format_bytes(garbage["young_bytes"])
-        screen.say(f"\n{size} more that nothing needs are younger than an hour and not taken yet.")
+        screen.say(f"\n{size} that nothing needs stay for now: younger than an hour, or of a model that just ran.")
     return ExitCode.OK
 
 
@@ -260,23 +262,28 @@ def collect(invocation: Invocation) -> int:
         body["quarantine_s"] = arguments.quarantine * DAY_S
     with ensure_node(invocation) as client:
         facts = client.post("/v1/gc", **body)
-    screen = invocation.screen
+    _say_collected(invocation.screen, facts, "" if arguments.keep is None else f" --keep {arguments.keep}")
+    return ExitCode.OK
+
+
+def _say_collected(screen: Screen, facts: Facts, keep: str) -> None:
     screen.facts(facts)
-    _say_lines(screen, "", _collected(facts))
+    _say_lines(screen, _collected(facts))
     if facts["young_blobs"]:
         young = format_bytes(facts["young_bytes"])
-        screen.say(f"  {facts['young_blobs']} blobs ({young}) that nothing needs are younger than an hour and stay")
-    counted = (
-        f"{len(facts['blobs'])} blobs and {len(facts['leftovers'])} leftovers, {format_bytes(facts['freed_bytes'])}"
-    )
-    if not facts["blobs"] and not facts["leftovers"] and not facts["versions"]:
-        screen.done("nothing to remove: everything is needed", "see where the bytes are", "tilenode du")
-    elif arguments.dry_run:
-        keep = f" --keep {arguments.keep}" if arguments.keep is not None else ""
+        screen.say(
+            f"  {facts['young_blobs']} blobs ({young}) that nothing needs stay for now: they are younger than an hour, "
+            "or of a model that began to run within it"
+        )
+    parts = (("versions", "version"), ("blobs", "blob"), ("leftovers", "leftover"))
+    counts = [f"{len(facts[key])} {one}{'s' * (len(facts[key]) != 1)}" for key, one in parts if facts[key]]
+    counted = f"{', '.join(counts)}: {format_bytes(facts['freed_bytes'])}"
+    if not counts:
+        screen.done("nothing to remove", "see where the bytes are", "tilenode du")
+    elif facts["dry_run"]:
         screen.done(f"would remove {counted}; nothing was changed", "remove it", f"tilenode gc{keep}")
     else:
         screen.done(f"removed {counted}", "see where the bytes are", "tilenode du")
-    return ExitCode.OK
 
 
 def _collected(facts: Facts) -> Iterator[str]:

@@ -111,14 +111,16 @@ class VersionRoutes:
 
     async def remove(self, body: RemoveBody) -> Response:
         """Forget a model or one version of it."""
-        report, releases = await self._versions.remove(body.name, body.version, body.force)
+        removed = await self._versions.remove(body.name, body.version, body.force)
+        report = removed.report
         return facts(
             name=format_model_name(report.name),
             manifest=report.digest,
+            version=removed.version or None,
             versions=report.versions,
             freed_blobs=report.freed_blobs,
             freed_bytes=report.freed_bytes,
-            releases=[f"{format_model_name(report.name.moving)}@{release}" for release in releases],
+            releases=[f"{format_model_name(report.name.moving)}@{release}" for release in removed.releases],
         )
 
     async def usage(self) -> Response:
