@@ -19,10 +19,12 @@ from protocol.errors import ChunkMapInvalid
 
 MAGIC: Final = b"TNCM"
 VERSION: Final = 1
-# Algorithm 1: cuts at the end of a safetensors header and at every tensor's edge; inside, FastCDC 2020 with
-# gear seed 0, these bounds and no normalisation: one mask, so that a cut falls in the same place wherever its chunk
-# began, and chunks are the same again soon after a seam.
-ALGORITHM: Final = 1
+# Algorithm 2: cuts at the end of a safetensors header and at every tensor's edge. A tensor with rows is cut after every
+# so many of them, so that what was joined to it or added to it leaves its chunks as they are. Anything else is cut by
+# FastCDC 2020 with gear seed 0, these bounds and no normalisation: one mask, so that a cut does not depend on where
+# its chunk began.
+ALGORITHM: Final = 2
+MAX_ROWS_BYTES: Final = 96 << 10
 MIN_CHUNK_BYTES: Final = 8 << 10
 AVERAGE_CHUNK_BYTES: Final = 64 << 10
 MAX_CHUNK_BYTES: Final = 128 << 10

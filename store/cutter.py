@@ -1,22 +1,57 @@
 """The cutter: where a stream of bytes is cut into chunks, the same for the same bytes wherever it runs."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 
 from pyfastcdc import FastCDC
 
-from protocol.chunkmap import AVERAGE_CHUNK_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, NORMALIZATION
+from protocol.chunkmap import (
+    AVERAGE_CHUNK_BYTES,
+    MAX_CHUNK_BYTES,
+    MAX_ROWS_BYTES,
+    MIN_CHUNK_BYTES,
+    NORMALIZATION,
+)
+from store.safetensors import DTYPE_BITS, SafetensorsHeader, Tensor
+
+
+def cutter_of(header: SafetensorsHeader | None, size: int) -> "TensorCutter":
+    """Return the cutter of a file of `size` bytes; `header` is set for weights."""
+    if header is None:
+        return TensorCutter([], size)
+    edges = [header.data_start, *(tensor.offset for tensor in header.tensors)]
+    return TensorCutter(edges, size, [end for tensor in header.tensors for end in _row_ends(tensor)])
+
+
+def _row_ends(tensor: Tensor) -> Iterable[int]:
+    """Yield where the rows of a tensor end that are one chunk together; nothing where it is cut by its content.
+
+    A row is as many of the last dimensions as fit into 96 KiB, never the first; a chunk is 2^n rows.
+    """
+    row = DTYPE_BITS[tensor.dtype] // 8
+    if len(tensor.shape) < 2 or row * tensor.shape[-1] > MAX_ROWS_BYTES or not tensor.length:
+        return ()
+    for count in reversed(tensor.shape[1:]):
+        if row * count > MAX_ROWS_BYTES:
+            break
+        row *= count
+    step = row << (MAX_ROWS_BYTES // row).bit_length() - 1
+    return (*range(tensor.offset + step, tensor.offset + tensor.length, step), tensor.offset + tensor.length)
 
 
 class TensorCutter:
-    """Cuts a stream at given edges, and by content between them (algorithm 1 of specs/0008).
+    """Cuts a stream at given edges, and by rows or by content between them (algorithm 2 of specs/0008).
 
     A cut depends on nothing before the chunk's beginning and on at most 128 KiB after it, so a stream in blocks of
     any size gives the cuts of the whole.
     """
 
-    def __init__(self, edges: Sequence[int], size: int) -> None:
-        """Cut a stream of `size` bytes at each offset in `edges`."""
-        self._edges = sorted({edge for edge in edges if 0 < edge < size} | {size}, reverse=True)
+    def __init__(self, edges: Iterable[int], size: int, whole: Iterable[int] = ()) -> None:
+        """Cut a stream of `size` bytes at each offset in `edges`.
+
+        Each offset in `whole` ends a chunk that began at the edge before it, at most 128 KiB.
+        """
+        self._whole = frozenset(whole)
+        self._edges = sorted({edge for edge in {*edges, *self._whole} if 0 < edge < size} | {size}, reverse=True)
         self._chunker = FastCDC(
             avg_size=AVERAGE_CHUNK_BYTES,
             min_size=MIN_CHUNK_BYTES,
@@ -58,7 +93,11 @@ class TensorCutter:
             segment = data[self._position - start :]
             span = self._edges[-1] - self._position
             ends_here = len(segment) >= span
-            for length in self._cut_segment(segment[:span], ends_here):
+            if self._edges[-1] not in self._whole:
+                lengths = self._cut_segment(segment[:span], ends_here)
+            else:
+                lengths = iter([span] if ends_here and span else [])  # 0 where the last call ended on this edge
+            for length in lengths:
                 self._position += length
                 yield length
             if not ends_here:

@@ -15,7 +15,7 @@ from protocol.chunkmap import ChunkMap, encode_chunk_map, make_chunk_map
 from protocol.digest import digest_of
 from protocol.manifest import Descriptor, pin_chunk_map
 from store.blobs import Blobs, BlobWriter
-from store.cutter import TensorCutter
+from store.cutter import cutter_of
 from store.disk import disk_errors
 from store.errors import SourceInvalid
 from store.finite import FiniteCheck
@@ -46,9 +46,8 @@ class Ingestion:
         self._filepath = filepath
         self._size = size
         self._tensors: Sequence[Tensor] = header.tensors if header else ()
-        edges = [header.data_start, *(tensor.offset for tensor in header.tensors)] if header else []
         self._mapped = header is not None or size >= MAPPED_FROM_BYTES
-        self._cutter = TensorCutter(edges, size)
+        self._cutter = cutter_of(header, size)
         self._finite = FiniteCheck(filepath, self._tensors)
         self._chunks: list[tuple[bytes, int]] = []
 

@@ -20,7 +20,7 @@ from protocol.errors import ChunkMapInvalid, ProvenanceInvalid
 from protocol.manifest import Descriptor, Layer, Manifest
 from protocol.provenance import decode_and_verify_provenance
 from store.blobs import BLOCK_BYTES
-from store.cutter import TensorCutter
+from store.cutter import cutter_of
 from store.disk import disk_errors, flush_directory, open_regular
 from store.errors import BlobMissing, LayerCorrupt, SafetensorsInvalid
 from store.layout import Layout
@@ -174,8 +174,7 @@ def _salvage_from(partial: PartialLayer, path: Path) -> int:
 def _cut(store: ModelStore, layer: Layer) -> bytes:
     path = store.layout.blob_path(layer.digest)
     tensors = read_header(path) if layer.filepath.endswith(".safetensors") else None
-    edges = [tensors.data_start, *(tensor.offset for tensor in tensors.tensors)] if tensors else []
-    cutter = TensorCutter(edges, layer.size)
+    cutter = cutter_of(tensors, layer.size)
     chunks = []
     with store.blobs.open(layer.digest) as file, disk_errors(path):
         while block := file.read(BLOCK_BYTES):
