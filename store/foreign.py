@@ -92,7 +92,7 @@ def adopt(store: ModelStore, model: ForeignModel, name: ModelName, now_s: int, r
         except BlobMissing as error:
             raise ForeignUnusable(model.digest, str(error)) from error
         store.require_readable(model.digest)
-        source = f"copied in as {model.reference}" if model.reference else "copied in by another program"
+        source = f"another program, as {model.reference}" if model.reference else "another program"
         store.refs.set(name, model.digest, event=RefEvent.IMPORT, source=source, now_s=now_s)
         store.refs.take_over(model.digest)
 
@@ -135,7 +135,7 @@ def _look(store: ModelStore, digest: Digest, reference: str) -> ForeignModel:
         return ForeignModel(digest, reference, 0, getattr(error, "reason", str(error)))
     maps = {pin.digest for layer in manifest.layers if (pin := layer.chunk_map)}
     missing = [blob for blob in manifest.blobs() if blob.digest not in maps and not store.blobs.has(blob.digest)]
-    problem = f"{len(missing)} of its blobs are not here" if missing else ""
+    problem = f"blobs that were not copied with it: {len(missing)}" if missing else ""
     return ForeignModel(digest, reference, manifest.size_bytes, problem)
 
 
