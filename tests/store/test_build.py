@@ -98,7 +98,7 @@ def test_the_record_names_sources_parameters_and_tools_and_no_place(store: Model
     assert {source.name for source in built.record.sources} == {"config.json", "tokenizer.json", "model.safetensors"}
     assert built.record.external_parameters["modelfile"] == "FROM ./\nSYSTEM hi\n"
     assert built.record.external_parameters["name"] == "demo:latest"
-    assert built.record.tool_versions["chunkmap"] == "1.1"
+    assert built.record.tool_versions["chunkmap"] == "1.2"
     assert built.record.left_out == ("notes.txt",)
     assert str(directory) not in repr(built.record)
     elsewhere = build_model(store, BuildRequest(Modelfile(str(directory)), NAME, directory)).record
