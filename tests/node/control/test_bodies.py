@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from node.control import ask, build, chats, link, models, node, registry_server
+from node.control import adopt, ask, build, chats, link, models, node, registry_server
 
 VECTORS = sorted((Path(__file__).parents[3] / "specs/vectors/0017-control-api").glob("*.json"))
 BODIES: dict[str, type[BaseModel]] = {
@@ -20,6 +20,7 @@ BODIES: dict[str, type[BaseModel]] = {
     "/v1/link/join": link.JoinBody,
     "/v1/link/approve": link.AnswerBody,
     "/v1/link/disable": link.PeerBody,
+    "/v1/adopt": adopt.AdoptBody,
     "/v1/registry/serve": registry_server.ServeBody,
     "/v1/registry/connect": registry_server.ConnectBody,
     "/v1/ask": ask.AskBody,
