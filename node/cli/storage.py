@@ -112,7 +112,8 @@ def set_path(invocation: Invocation) -> int:
     home, screen = invocation.home, invocation.screen
     target = Path(invocation.arguments.directory).expanduser().resolve()
 
-    def work() -> MoveReport | None:
+    def work() -> tuple[MoveReport, float] | None:
+        began_s = time.monotonic()
         with lock_home(home.lock):
             settle_move(home.root, set_store(home), switcher(home))
             source = locate_store(home.root, set_store(home))
@@ -120,12 +121,15 @@ def set_path(invocation: Invocation) -> int:
                 given_up = read_move(home.root) and give_up_move(home.root)
                 _say_stayed(screen, source, given_up.target if given_up else None)
                 return None
-            return move_store(home.root, source, target, switcher(home), _Progress(screen, source))
+            done = move_store(home.root, source, target, switcher(home), _Progress(screen, source))
+            return done, time.monotonic() - began_s
 
-    began_s = time.monotonic()
+    if target == home.store and read_move(home.root) is None:
+        _say_stayed(screen, target, None)
+        return ExitCode.OK
     report = _while_stopped(invocation, work)
     if report is not None:
-        _say_moved(screen, report, time.monotonic() - began_s)
+        _say_moved(screen, *report)
     return ExitCode.OK
 
 
