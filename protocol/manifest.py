@@ -14,6 +14,7 @@ from protocol.layer_path import check_layer_paths
 MAX_MANIFEST_BYTES: Final = 4 << 20
 MAX_CONFIG_BYTES: Final = 4 << 20
 MAX_LAYERS: Final = 4096
+MAX_OBJECTS: Final = 8 * MAX_LAYERS  # a layer is two; counted before anything is built
 MAX_BLOB_BYTES: Final = 1 << 50
 MAX_ANNOTATIONS: Final = 64
 MAX_ANNOTATION_CHARS: Final = 4096
@@ -131,6 +132,9 @@ def parse_manifest(data: bytes) -> Manifest:
     Raises:
         ManifestInvalid: anything that is not a ModelPack manifest of raw layers within the limits of specs/0007.
     """
+    objects = data.count(b"{")
+    if objects > MAX_OBJECTS:
+        raise ManifestInvalid("manifest", f"{objects} objects, more than {MAX_LAYERS} layers can have")
     try:
         document = _object("manifest", decode_json(data, MAX_MANIFEST_BYTES, "manifest"))
     except JsonInvalid as error:
