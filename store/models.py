@@ -31,7 +31,7 @@ from store.listing import ListedModel, Listing
 from store.lookup import find_entry, find_version, numbered_version, unknown
 from store.materialize import materialize
 from store.provenance import ProvenanceFiles, signature_of
-from store.reach import closure
+from store.reach import closure, read_manifest
 from store.refs import RefEntry, Refs, Version
 
 __all__ = ["HERE", "MAX_MODELFILE_BYTES", "MODELFILE", "ModelStore", "RemoveReport", "StoredModel", "VerifyReport"]
@@ -257,8 +257,9 @@ class ModelStore:
             removed = remove_orphans(self.layout.temporary) + self.leases.remove_dead()
         self.refs.write_indexes()
         known = self.chunks.blobs()
-        for model in self.list():
-            for layer in model.layers:
+        for entry in self.refs.list():
+            manifest = read_manifest(self.blobs, entry.digest)
+            for layer in manifest.layers if manifest else ():
                 if layer.chunk_map and layer.digest not in known:
                     self._index(layer)
         return removed

@@ -122,6 +122,8 @@ def printable(text: str) -> str:
 
 
 def _harmless(text: str) -> str:
+    if text.isprintable():  # no control, format or separating character but the space: nearly every line
+        return text
     return "".join(
         char for char in text if char in "\n\t" or (char not in _BIDI and unicodedata.category(char) not in _COMMANDING)
     )
