@@ -7,6 +7,8 @@ from node.cli.render import format_bytes
 from node.cli.service import directory_size
 from node.errors import IdentityExists, IdentityMissing
 from node.settings import save_settings
+from store.errors import MoveUnfinished
+from store.move_journal import read_move
 
 
 def show(invocation: Invocation) -> int:
@@ -80,7 +82,9 @@ def data(invocation: Invocation) -> int:
         for what, path, protection in places
         for size in [directory_size(path) if path.is_dir() else path.stat().st_size if path.exists() else 0]
     ]
-    invocation.screen.facts({"home": str(home.root), "places": facts})
+    move = read_move(home.root)
+    unfinished = {"source": str(move.source), "target": str(move.target)} if move else None
+    invocation.screen.facts({"home": str(home.root), "places": facts, "unfinished_move": unfinished})
     invocation.screen.say(str(home.root))
     rows = [
         (
@@ -93,6 +97,9 @@ def data(invocation: Invocation) -> int:
         if fact["present"]
     ]
     invocation.screen.table(("WHAT", "WHERE", "SIZE", "PROTECTION"), rows)
+    if move:
+        error = MoveUnfinished(move.source, move.target)
+        invocation.screen.warn(f"{error}. Next: {error.hint}")
     return ExitCode.OK
 
 
