@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from identity.did import DeviceId
 from node.account import Identity, open_identity
 from node.api.app import build_api
+from node.api.copies import CopyRoutes
 from node.api.guard import loopback_hosts
 from node.api.registry import RegistryApp
 from node.api.registry_shelf import RegistryShelf
@@ -246,6 +247,7 @@ def _api(node: Node) -> FastAPI:
         hosts=lambda: hosts,
         registry=node.registry,
         transfers=TransferRoutes(node.registries, node.fetch.pull),
+        copies=CopyRoutes(node.versions),
         registry_is_open=lambda: node.settings.serve_registry,
     )
 

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Scope
 
+from node.api.copies import CopyRoutes
 from node.api.errors import ApiDefect, ApiRefused
 from node.api.guard import Guard
 from node.api.native import NativeRoutes, native_error
@@ -34,6 +35,7 @@ def build_api(
     registry: ASGIApp | None = None,
     registry_is_open: Callable[[], bool] = lambda: False,
     transfers: TransferRoutes | None = None,
+    copies: CopyRoutes | None = None,
 ) -> FastAPI:
     """Return the application that serves `models`, and under `/v2/` the `registry` while it is open.
 
@@ -44,8 +46,9 @@ def build_api(
     app.include_router(NativeRoutes(models, clock, version).router())
     app.include_router(ShowRoutes(models).router())
     app.include_router(OpenAIRoutes(models, clock, entropy).router())
-    if transfers is not None:
-        app.include_router(transfers.router())
+    for routes in (transfers, copies):
+        if routes is not None:
+            app.include_router(routes.router())
     if registry is not None:
         app.add_middleware(RegistryDoor, registry=registry, is_open=registry_is_open)
     app.add_middleware(Guard, hosts=hosts, refuse=_refuse)

@@ -92,7 +92,7 @@ def test_a_changed_layer_is_found_kept_aside_and_neither_loaded_nor_served(store
     with pytest.raises(LayerCorrupt) as caught:
         store.verify(DEMO)
     assert caught.value.expected == weights(model).digest
-    assert "quarantine" in caught.value.hint
+    assert "--repair" in caught.value.hint
     assert store.layout.quarantine_path(weights(model).digest).exists()
     assert store.chunks.blobs() == frozenset()
     for look in (lambda: store.materialize(model.digest), lambda: store.verify(DEMO)):
