@@ -167,10 +167,15 @@ class Versions:
         """Return where the store's bytes are. Raises as `store.usage.measure`."""
         return await self._threads.store(measure, self._store)
 
-    async def collect(self, dry_run: bool, keep: int | None, quarantine_age_s: int | None) -> GcReport:
+    async def collect(self, dry_run: bool, keep: int | None, min_age_s: int, quarantine_age_s: int | None) -> GcReport:
         """Remove what nothing needs, or say what would go. Raises as `store.gc.collect`."""
         report = await self._threads.store(
-            collect, self._store, dry_run=dry_run, keep=keep, quarantine_age_s=quarantine_age_s
+            collect,
+            self._store,
+            dry_run=dry_run,
+            keep=keep,
+            min_age_s=min_age_s,
+            quarantine_age_s=quarantine_age_s,
         )
         if not dry_run:
             self._publish({"event": "collected", "blobs": len(report.blobs), "bytes": report.freed_bytes})

@@ -243,6 +243,9 @@ def _add_version_verbs(verbs: _Verbs) -> None:
     clear.add_argument("--dry-run", action="store_true", help="only say what would go, and why")
     clear.add_argument("--keep", type=int, metavar="N", help="let each name forget all but its newest N versions")
     clear.add_argument(
+        "--min-age", type=int, metavar="MINUTES", help="only what is older than this; 60 where it is not given"
+    )
+    clear.add_argument(
         "--quarantine", type=int, metavar="DAYS", help="also remove damaged bytes that are this old in quarantine"
     )
 

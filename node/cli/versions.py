@@ -11,6 +11,7 @@ from node.cli.render import Screen, format_age, format_bytes, format_did
 from node.errors import UsageInvalid
 
 Facts = dict[str, Any]
+MINUTE_S: Final = 60
 DAY_S: Final = 86_400
 MAX_LINES: Final = 40
 _WORDS: Final = {"added": "+", "removed": "-", "changed": "~"}
@@ -258,6 +259,8 @@ def collect(invocation: Invocation) -> int:
     body: Facts = {"dry_run": arguments.dry_run}
     if arguments.keep is not None:
         body["keep"] = arguments.keep
+    if arguments.min_age is not None:
+        body["min_age_s"] = arguments.min_age * MINUTE_S
     if arguments.quarantine is not None:
         body["quarantine_s"] = arguments.quarantine * DAY_S
     with ensure_node(invocation) as client:
@@ -272,8 +275,8 @@ def _say_collected(screen: Screen, facts: Facts, keep: str) -> None:
     if facts["young_blobs"]:
         young = format_bytes(facts["young_bytes"])
         screen.say(
-            f"  {facts['young_blobs']} blobs ({young}) that nothing needs stay for now: they are younger than an hour, "
-            "or of a model that began to run within it"
+            f"  {facts['young_blobs']} blobs ({young}) that nothing needs stay for now: they, or the last run of their "
+            "model, are not old enough (an hour, or --min-age MINUTES)"
         )
     parts = (("versions", "version"), ("blobs", "blob"), ("leftovers", "leftover"))
     counts = [f"{len(facts[key])} {one}{'s' * (len(facts[key]) != 1)}" for key, one in parts if facts[key]]

@@ -15,7 +15,7 @@ from node.parts import Node
 from node.versions import Moved
 from protocol.model_name import format_model_name
 from store.diff import ConfigChange, FileChange, ModelDiff, TensorChange
-from store.gc import GcReport
+from store.gc import MIN_AGE_S, GcReport
 from store.history import PastVersion
 from store.refs import Version
 from store.usage import Usage
@@ -47,11 +47,12 @@ class MoveBody(BaseModel):
 
 
 class CollectBody(BaseModel):
-    """How to collect: `keep` versions of each name, quarantine from `quarantine_s` seconds of age on."""
+    """How to collect: `keep` versions of each name, blobs from `min_age_s` on, quarantine from `quarantine_s` on."""
 
     model_config = ConfigDict(extra="forbid")
     dry_run: bool = False
     keep: Annotated[int, Field(ge=1, le=256)] | None = None
+    min_age_s: Annotated[int, Field(ge=0, le=MAX_AGE_S)] = MIN_AGE_S
     quarantine_s: Annotated[int, Field(ge=0, le=MAX_AGE_S)] | None = None
 
 
@@ -129,7 +130,7 @@ class VersionRoutes:
 
     async def collect(self, body: CollectBody) -> Response:
         """Remove what nothing needs, or say what would go."""
-        report = await self._versions.collect(body.dry_run, body.keep, body.quarantine_s)
+        report = await self._versions.collect(body.dry_run, body.keep, body.min_age_s, body.quarantine_s)
         root = self._node.store.layout.root
         return facts(
             dry_run=report.dry_run,
