@@ -27,6 +27,8 @@ from store.registry.network import Caller, Network
 MAX_REDIRECTS: Final = 5
 MAX_RETRY_AFTER_S: Final = 60.0
 MIN_BYTES_PER_S: Final = 1024
+MAX_DRAINED_BYTES: Final = 64 << 10
+MAX_DRAINED_PIECES: Final = 16
 _AGAIN: Final = frozenset({429, 500, 502, 503, 504})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _SAFE: Final = frozenset({"GET", "HEAD"})
@@ -57,6 +59,7 @@ class Answer:
     _response: httpcore.Response
     _caller: Caller
     _pace: Pace
+    _begun: bool = False
 
     @property
     def length(self) -> int | None:
@@ -74,6 +77,7 @@ class Answer:
         if (self.length or 0) > max_bytes:
             raise AnswerTooLarge(self.host, what, max_bytes)
         self._caller.expect_within(self._pace.small_s)
+        self._begun = True
         content = bytearray()
         for piece in self._response.iter_stream():
             content += piece
@@ -88,6 +92,7 @@ class Answer:
             RegistryStalled: less than 1 KiB a second over the time for which silence is borne.
         """
         self._caller.expect_within(None)
+        self._begun = True
         pieces = iter(self._response.iter_stream())
         waited_s, count = 0.0, 0  # only waiting counts: what the reader does with a piece is not the registry's time
         while True:
@@ -102,6 +107,13 @@ class Answer:
                     raise RegistryStalled(self.host, waited_s)
                 waited_s, count = 0.0, 0
             yield piece
+
+    def drain(self, method: str) -> None:
+        """Read a small body that nobody asked for, so that the connection can be used again."""
+        if not self._begun and (method == "HEAD" or (self.length or 0) <= MAX_DRAINED_BYTES):
+            self._begun = True
+            for _ in zip(self._response.iter_stream(), range(MAX_DRAINED_PIECES), strict=False):
+                continue
 
 
 @dataclass
@@ -240,7 +252,9 @@ class Session:
             found = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in response.headers}
             if (encoding := found.get("content-encoding", "identity")) != "identity":
                 raise ContentEncoded(self.host, encoding)
-            yield Answer(self.host, url, response.status, found, response, self.caller, pace)
+            answer = Answer(self.host, url, response.status, found, response, self.caller, pace)
+            yield answer
+            answer.drain(sent.method)
 
     def _convince(self, sent: "_Request", answer: Answer) -> bool:
         """Return whether another attempt may convince the registry: a token was got, or a login was not shown yet."""

@@ -17,7 +17,7 @@ from store.registry.session import Answer, Body
 PIECE_BYTES: Final = 64 << 20
 MAX_PIECE_BYTES: Final = 1 << 30
 READ_BYTES: Final = 1 << 20
-MAX_BEGUN: Final = 3
+MAX_BEGUN: Final = 5
 _BYTES: Final = "application/octet-stream"
 
 Progress = Callable[[int], None]
