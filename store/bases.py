@@ -59,7 +59,8 @@ class Places:
     """Where the names of one build are looked for.
 
     `known` are names that stand for something already; `release` refuses what may be something else tomorrow.
-    `visited` are the directories that were found, by the path that is recorded of them.
+    `visited` are the directories that were found, by the path that is recorded of them. `fetching` keeps what came from
+    elsewhere as long as the build works, also while what a failed build has stored is removed.
     """
 
     store: ModelStore
@@ -70,6 +71,7 @@ class Places:
     release: bool = False
     known: Mapping[str, StoredModel | Located] = field(default_factory=dict)
     visited: dict[str, Path] = field(default_factory=dict)
+    fetching: list[Lease] = field(default_factory=list)
 
     def locate(self, name: str) -> StoredModel | Located:
         """Return the stored model or the files that `name` means.
@@ -129,10 +131,9 @@ class Places:
     def _fetch(self, remote: Remote, name: str) -> Located:
         if self.release and not _is_pinned(name):
             raise ReleaseNotPinned(name)
-        # A lease of its own: files that came whole are worth keeping when a later one does not come.
-        with self.store.lease() as fetching:
-            fetched = remote.fetch_base(self.store, name, fetching, self.report)
-            self.lease.add(*fetching.digests)
+        # A lease of its own: what came over a network is worth keeping when the build fails later.
+        self.fetching.append(fetching := self.store.lease())
+        fetched = remote.fetch_base(self.store, name, fetching, self.report)
         return Located(fetched.origin, fetched.files, Path(name), fetched.skipped)
 
 

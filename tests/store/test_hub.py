@@ -13,7 +13,12 @@ from typing import Any
 
 import pytest
 
-from protocol.digest import digest_of
+from protocol.digest import Digest, digest_of
+from protocol.manifest import CREATED
+from protocol.model_name import parse_model_name
+from protocol.modelfile import parse_modelfile
+from store.bases import LocalBases
+from store.build import BuildRequest, build_model
 from store.errors import (
     DiskFull,
     FormatUnsupported,
@@ -24,6 +29,7 @@ from store.errors import (
     RepositoryNameInvalid,
     RepositoryUnknown,
     RevisionUnknown,
+    SourceInvalid,
 )
 from store.fetched import Fetched, Moved
 from store.hub import Hub
@@ -419,3 +425,46 @@ def test_what_a_killed_download_left_is_hashed_again_and_thrown_away_when_damage
     assert contents(fetched)["model.safetensors"] == content
     assert not left.exists()
     assert len(simulated.requests("cdn", "GET")) == (1 if faults else 2)
+
+
+# Through a build.
+
+
+def build(store: ModelStore, simulated: SimulatedHub, recipe: str = f"FROM {REPO}") -> str:
+    request = BuildRequest(parse_modelfile(recipe), parse_model_name("built"), Path("/nowhere"), None)
+    return build_model(store, request, bases=LocalBases({}, (hub_at(simulated),))).manifest
+
+
+def test_a_model_of_a_hub_has_the_same_manifest_wherever_it_is_built(
+    start_hub: StartHub, store: ModelStore, directory: Path, tmp_path: Path
+) -> None:
+    simulated = start_hub(directory)
+    other = ModelStore(tmp_path / "other")
+    assert build(store, simulated) == build(other, simulated) == build(store, simulated)
+    assert store.manifest(digest := Digest(build(store, simulated))).annotations[CREATED] == DATE.replace(".000Z", "Z")
+    assert {layer.filepath for layer in store.manifest(digest).layers} >= {"model.safetensors", "config.json"}
+    other.close()
+
+
+def test_what_came_whole_is_kept_when_a_later_file_does_not_come(
+    start_hub: StartHub, store: ModelStore, directory: Path
+) -> None:
+    weights = directory / "model.safetensors"
+    weights.rename(directory / "model-1.safetensors")
+    second = lfs("model-2.safetensors", 10, "ab" * 32)
+    simulated = start_hub(directory, siblings=[second])
+    with pytest.raises(HubAnswerInvalid, match="does not have"):
+        build(store, simulated)
+    assert store.blobs.has(digest_of((directory / "model-1.safetensors").read_bytes()))
+    assert store.leases.held() == frozenset()
+
+
+def test_a_model_that_is_refused_after_it_came_need_not_come_again(
+    start_hub: StartHub, store: ModelStore, directory: Path
+) -> None:
+    (directory / "config.json").write_text("{}")
+    simulated = start_hub(directory)
+    for _ in range(2):
+        with pytest.raises(SourceInvalid, match="model_type"):
+            build(store, simulated)
+    assert len(simulated.requests("cdn", "GET")) == 1
