@@ -21,6 +21,7 @@ from store.errors import BuildRecordMissing, BuildSourceGone
 from store.fetched import Report
 from store.layers import layer_tensors
 from store.leases import Lease
+from store.lora import WEIGHTS
 from store.models import MODELFILE, ModelStore, StoredModel
 from store.sources import FileAt, Origin, list_directory
 
@@ -122,7 +123,8 @@ class _Again:
     def known(self) -> dict[str, StoredModel | Located]:
         """Return what each name of the recipe stands for: base, tokenizer, adapter, in the order of the record."""
         recipe = parse_modelfile(self._record.recipe)
-        names = [recipe.base, *filter(None, (self._record.tokenizer, recipe.adapter))]
+        adapter = recipe.adapter.removesuffix(f"/{WEIGHTS}") if recipe.adapter else None  # its file or its directory
+        names = [recipe.base, *filter(None, (self._record.tokenizer, adapter))]
         sources = zip(names, self._record.sources, strict=False)
         return {name: self._find(name, source, is_base=name == recipe.base) for name, source in sources}
 
