@@ -136,6 +136,10 @@ class Registries:
         """Forget the login for `host`; return whether there was one."""
         return await self._threads.database(self._logins.forget, _host_reference(host).host)
 
+    async def login_for(self, host: str) -> Login | None:
+        """Return the login that is kept for a registry, None where there is none."""
+        return await self._threads.database(self._logins.get, host)
+
     async def logins(self) -> list[KnownLogin]:
         """Return every login, without passwords."""
         return await self._threads.database(self._logins.list)
