@@ -11,8 +11,12 @@ from node.control.responses import Emit, EventStream
 from node.parts import Node
 from node.peer.repair import Remote
 from protocol.digest import parse_digest
-from protocol.model_name import ModelName
+from protocol.model_name import ModelName, parse_model_name
+from protocol.registry import Reference
+from store.registry.credentials import Login
 from store.repair_registry import open_registry, registries_of
+
+Registries = list[tuple[Reference, Login | None]]
 
 
 class RepairRoutes:
@@ -31,14 +35,20 @@ class RepairRoutes:
         """Hash everything again and put right what is damaged; leaving the stream stops it, what was found stays."""
 
         async def produce(emit: Emit) -> None:
-            async with self._node.fetch.repair(body.name, self._registries) as events:
+            registries = await self._registries(parse_model_name(body.name))
+            async with self._node.fetch.repair(body.name, lambda _: _closed(registries)) as events:
                 async for event in events:
                     # Digests are bare everywhere in this API.
                     await emit({k: parse_digest(str(v)) if k == "digest" else v for k, v in event.items()})
 
         return EventStream(produce, self._node.stopping)
 
-    def _registries(self, name: ModelName) -> Sequence[AbstractContextManager[Remote]]:
-        """Return the registries from which versions of the model came; blocking."""
-        store = self._node.store
-        return [open_registry(reference, None, lambda: None) for reference in registries_of(store, name)]
+    async def _registries(self, name: ModelName) -> Registries:
+        """Return the registries from which versions of the model came, each with the login that is kept for it."""
+        references = await self._node.threads.store(registries_of, self._node.store, name)
+        return [(reference, await self._node.registries.login_for(reference.host)) for reference in references]
+
+
+def _closed(registries: Registries) -> Sequence[AbstractContextManager[Remote]]:
+    """Return the registries, each to be used inside one block."""
+    return [open_registry(reference, login, lambda: None) for reference, login in registries]
