@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from node.control import adopt, ask, build, bundles, chats, link, models, node, registry_server
+from node.control import adopt, ask, build, bundles, chats, link, models, node, registry_server, versions
 
 VECTORS = sorted((Path(__file__).parents[3] / "specs/vectors/0017-control-api").glob("*.json"))
 BODIES: dict[str, type[BaseModel]] = {
@@ -16,6 +16,10 @@ BODIES: dict[str, type[BaseModel]] = {
     "/v1/build/check": build.CheckBody,
     "/v1/pull": models.PullBody,
     "/v1/verify": models.NameBody,
+    "/v1/rollback": versions.VersionBody,
+    "/v1/remove": versions.RemoveBody,
+    "/v1/copy": versions.MoveBody,
+    "/v1/gc": versions.CollectBody,
     "/v1/repair": models.NameBody,
     "/v1/bundle/export": bundles.ExportBody,
     "/v1/bundle/look": bundles.LookBody,
