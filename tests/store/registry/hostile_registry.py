@@ -22,6 +22,7 @@ CONFIG = json.dumps(
         "modelfs": {"type": "layers", "diffIds": []},
     }
 ).encode()
+BOMB = gzip.compress(b" " * (64 << 20), 1)
 SEEN: list[dict[str, str]] = []
 # Ranges of this blob are answered with the whole of it, and broken off after this many bytes each time.
 BROKEN_AFTER = 300_000
@@ -176,7 +177,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def manifests_gzip_bomb(self) -> None:
-        self.give(200, gzip.compress(b" " * (64 << 20)), Content_Type=MANIFEST, Content_Encoding="gzip")
+        self.give(200, BOMB, Content_Type=MANIFEST, Content_Encoding="gzip")
 
     def manifests_endless_headers(self) -> None:
         self.wfile.write(b"HTTP/1.1 200 OK\r\n")

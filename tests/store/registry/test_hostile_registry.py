@@ -33,7 +33,7 @@ from store.registry.session import Pace
 
 SERVER = Path(__file__).parent / "hostile_registry.py"
 NAME = parse_model_name("demo")
-QUICK = Pace(connect_s=2.0, idle_s=1.0, small_s=1.5, attempts=2, first_pause_s=0.01)
+QUICK = Pace(connect_s=5.0, idle_s=2.5, small_s=3.0, attempts=2, first_pause_s=0.01)
 LOGIN = Login("ann", "canary of a password")
 
 
@@ -99,7 +99,7 @@ def test_each_harm_is_a_named_error_in_bounded_memory_and_time(
     before, began = process.memory_info().rss, time.monotonic()
     with pytest.raises(error) as raised:
         pull(port, repository, there)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 30
     assert process.memory_info().rss - before < 100 << 20
     message = f"{raised.value} {getattr(raised.value, 'hint', '')}"
     assert "canary" not in message
