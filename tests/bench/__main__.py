@@ -16,15 +16,32 @@ from node.cli.demo_node import CommandFailed
 from node.errors import NodeError
 from protocol.errors import ProtocolError
 from store.errors import StoreError
-from tests.bench import generation, idle, peer_fetch, transparency_log
+from tests.bench import (
+    change_table,
+    delta,
+    generation,
+    idle,
+    ingest,
+    listing,
+    memory,
+    peer_fetch,
+    transparency_log,
+    verify,
+)
 from tests.bench.run import CannotMeasure, Run, Sizes
-from tests.bench.table import Result, Row, Unmeasured, format_json, format_table
+from tests.bench.table import Result, Unmeasured, format_json, format_table
 
-FIGURES: dict[str, Callable[[Run], Iterator[Row]]] = {
+FIGURES: dict[str, Callable[[Run], Iterator[Result]]] = {
     "log": transparency_log.measure,
     "idle": idle.measure,
     "generation": generation.measure,
     "fetch": peer_fetch.measure,
+    "ingest": ingest.measure,
+    "verify": verify.measure,
+    "listing": listing.measure,
+    "change-table": change_table.measure,
+    "delta": delta.measure,
+    "memory": memory.measure,
 }
 """In the order in which they run: a node is idle before it is given work."""
 FAILURES = (CannotMeasure, CommandFailed, NodeError, StoreError, ProtocolError, IdentityError, OSError)
@@ -55,7 +72,7 @@ def machine() -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; the exit status is 0 when every figure was measured."""
+    """Measure and print; the exit status is 0 when every figure was measured and none missed its limit."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="One table of figures with references.")
     parser.add_argument("--json", action="store_true", help="print the table as one JSON object")
     parser.add_argument("--quick", action="store_true", help="sizes that only show that everything runs")
@@ -74,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             run.stop()
     print(format_json(results, facts) if options.json else f"{_headline(facts)}\n\n{format_table(results)}")
-    return 1 if any(isinstance(result, Unmeasured) for result in results) else 0
+    return 1 if any(isinstance(result, Unmeasured) or result.missed for result in results) else 0
 
 
 def _headline(facts: dict[str, Any]) -> str:

@@ -23,13 +23,13 @@ def write_filler(directory: Path, size_bytes: int) -> Path:
     """
     count = max(1, round(size_bytes / TENSOR_BYTES))
     elements = -(-size_bytes // (2 * count))
-    _copy_description(directory, {})
+    copy_description(directory, {})
     return _write_weights(directory, {f"model.layers.{place}.weight": (elements,) for place in range(count)})
 
 
 def write_model(directory: Path) -> int:
     """Write a model of the demo model's kind, with 26 million random parameters; give their number."""
-    _copy_description(directory, {**SHAPE, "num_key_value_heads": KEY_VALUE_HEADS})
+    copy_description(directory, {**SHAPE, "num_key_value_heads": KEY_VALUE_HEADS})
     shapes = _tensor_shapes(json.loads((directory / "config.json").read_text(encoding="utf-8")))
     _write_weights(directory, shapes)
     return sum(math.prod(shape) for shape in shapes.values())
@@ -60,7 +60,8 @@ def _tensor_shapes(config: Mapping[str, int]) -> dict[str, Shape]:
     return shapes
 
 
-def _copy_description(directory: Path, changes: Mapping[str, int]) -> None:
+def copy_description(directory: Path, changes: Mapping[str, int]) -> None:
+    """Make `directory` with the demo model's config, changed, and tokenizer."""
     directory.mkdir()
     for name in WEIGHT_FILES:
         shutil.copyfile(demo_directory() / name, directory / name)

@@ -22,7 +22,7 @@ class CannotMeasure(Exception):
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much each figure does."""
+    """How much each figure does; `quick` sizes are held to no limit."""
 
     fetch_bytes: int = 256_000_000
     fetches: int = 3
@@ -32,6 +32,12 @@ class Sizes:
     proofs: int = 300
     idle_s: float = 20.0
     settle_s: float = 5.0
+    file_bytes: int = 1_000_000_000
+    layer_bytes: int = 4_000_000_000
+    turns: int = 5
+    manifests: int = 1_000
+    chunks: int = 200_000
+    quick: bool = False
 
     @classmethod
     def small(cls) -> "Sizes":
@@ -45,6 +51,12 @@ class Sizes:
             proofs=10,
             idle_s=0.5,
             settle_s=0.0,
+            file_bytes=3_000_000,
+            layer_bytes=3_000_000,
+            turns=1,
+            manifests=20,
+            chunks=400,
+            quick=True,
         )
 
 

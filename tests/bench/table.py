@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Better = Literal["higher", "lower"]
-COLUMNS = ("figure", "", "tilenode", "reference", "", "ratio", "remark")
-SCHEMA = 1
+COLUMNS = ("figure", "", "tilenode", "reference", "", "ratio", "limit", "remark")
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure beside one reference, both in the same unit."""
+    """One figure beside one reference, both in the same unit; `limit` is what the ratio must keep, where it is set."""
 
     figure: str
     value: float
@@ -22,6 +22,15 @@ class Row:
     reference: str
     reference_value: float
     remark: str = ""
+    limit: float | None = None
+
+    @property
+    def missed(self) -> bool:
+        """Whether there is a limit and the ratio is on its wrong side."""
+        if self.limit is None:
+            return False
+        ratio = self.ratio
+        return ratio is None or (ratio < self.limit if self.better == "higher" else ratio > self.limit)
 
     @property
     def ratio(self) -> float | None:
@@ -50,7 +59,7 @@ def format_number(value: float) -> str:
 
 def _cells(result: Result) -> tuple[str, ...]:
     if isinstance(result, Unmeasured):
-        return (result.figure, "", "-", "-", "", "-", f"not measured: {result.reason}")
+        return (result.figure, "", "-", "-", "", "-", "", f"not measured: {result.reason}")
     return (
         result.figure,
         "↑" if result.better == "higher" else "↓",
@@ -58,8 +67,16 @@ def _cells(result: Result) -> tuple[str, ...]:
         result.reference,
         f"{format_number(result.reference_value)} {result.unit}",
         "-" if result.ratio is None else format_number(result.ratio),
+        _limit(result),
         result.remark,
     )
+
+
+def _limit(row: Row) -> str:
+    if row.limit is None:
+        return ""
+    sign = "≥" if row.better == "higher" else "≤"
+    return f"{sign} {format_number(row.limit)} {'MISSED' if row.missed else 'ok'}"
 
 
 def format_table(results: Sequence[Result]) -> str:
@@ -80,6 +97,10 @@ def format_table(results: Sequence[Result]) -> str:
 
 def format_json(results: Sequence[Result], machine: dict[str, Any]) -> str:
     """The same table as one JSON object: `{"schema", "machine", "rows": […], "unmeasured": […]}`."""
-    rows = [{**asdict(result), "ratio": result.ratio} for result in results if isinstance(result, Row)]
+    rows = [
+        {**asdict(result), "ratio": result.ratio, "missed": result.missed}
+        for result in results
+        if isinstance(result, Row)
+    ]
     missing = [asdict(result) for result in results if isinstance(result, Unmeasured)]
     return json.dumps({"schema": SCHEMA, "machine": machine, "rows": rows, "unmeasured": missing}, ensure_ascii=False)
