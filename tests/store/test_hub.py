@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,29 +36,10 @@ from store.hub_cache import HubCache
 from store.hub_settings import HubSettings
 from store.models import ModelStore
 from store.testing import make_model_directory, make_tensors
+from tests.store.simulated_hub import DATE, REPO, SimulatedHub
 
-SERVER = Path(__file__).with_name("hub_server.py")
-REPO = "Acme/Tiny-Model"
 TOKEN = "hf_canary_0123456789"
-DATE = "2024-05-06T07:08:09.000Z"
 DATE_S = 1714979289
-
-
-@dataclass
-class SimulatedHub:
-    """A running simulation and what it was asked."""
-
-    url: str
-    cdn: str
-    log: Path
-    process: subprocess.Popen[str] = field(repr=False)
-
-    def requests(self, place: str = "", method: str = "") -> list[dict[str, Any]]:
-        rows = [json.loads(line) for line in self.log.read_text().splitlines()]
-        return [row for row in rows if place in ("", row["place"]) and method in ("", row.get("method"))]
-
-    def forget(self) -> None:
-        self.log.write_text("")
 
 
 StartHub = Callable[..., SimulatedHub]
@@ -67,25 +47,15 @@ StartHub = Callable[..., SimulatedHub]
 
 @pytest.fixture
 def start_hub(tmp_path: Path) -> Iterator[StartHub]:
-    running: list[subprocess.Popen[str]] = []
+    running: list[SimulatedHub] = []
 
-    def start(*directories: Path, repo: str = REPO, port: int = 0, **faults: object) -> SimulatedHub:
-        log, config = tmp_path / f"hub-{len(running)}.log", tmp_path / f"hub-{len(running)}.json"
-        log.write_text("")
-        commits = [{"directory": str(d), "date": DATE, "refs": [f"v{n}", "main"]} for n, d in enumerate(directories, 1)]
-        config.write_text(json.dumps({"log": str(log), "port": port, "repos": {repo: {"commits": commits, **faults}}}))
-        process = subprocess.Popen([sys.executable, str(SERVER), str(config)], stdout=subprocess.PIPE, text=True)
-        running.append(process)
-        assert process.stdout is not None
-        url, cdn = process.stdout.readline().split()
-        return SimulatedHub(url, cdn, log, process)
+    def start(*directories: Path, **settings: Any) -> SimulatedHub:
+        running.append(SimulatedHub(tmp_path / f"hub-{len(running)}", *directories, **settings))
+        return running[-1]
 
     yield start
-    for process in running:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+    for simulated in running:
+        simulated.stop()
 
 
 @pytest.fixture
@@ -149,7 +119,7 @@ def test_a_second_time_only_the_commit_is_asked_for(start_hub: StartHub, store: 
 def test_a_whole_commit_that_is_stored_needs_no_hub(start_hub: StartHub, store: ModelStore, directory: Path) -> None:
     simulated = start_hub(directory)
     first, _ = fetch(store, hub_at(simulated))
-    simulated.process.kill()
+    simulated.stop()
     second, _ = fetch(store, hub_at(simulated), f"{REPO}@{first.origin.revision}")
     assert second.files == first.files
     assert second.origin == first.origin
@@ -248,8 +218,7 @@ def test_what_is_not_there_is_named(start_hub: StartHub, directory: Path) -> Non
         hub.resolve("Acme/Other", None)
     with pytest.raises(RevisionUnknown, match="'v9'"):
         hub.resolve(REPO, "v9")
-    simulated.process.kill()
-    simulated.process.wait()
+    simulated.stop()
     with pytest.raises(HubUnreachable, match="cannot be reached"):
         hub.resolve(REPO, None)
 
@@ -384,7 +353,6 @@ def test_a_killed_download_goes_on_where_it_was(start_hub: StartHub, tmp_path: P
     size = (directory / "model.safetensors").stat().st_size
     assert size > 30 << 20
     simulated = start_hub(directory, stop_after=25 << 20)
-    port = int(simulated.url.rpartition(":")[2])
     child = subprocess.Popen([sys.executable, "-c", DOWNLOADER, str(tmp_path / "store"), simulated.url, f"hf:{REPO}"])
     try:
         downloads = tmp_path / "store" / "cache" / "downloads"
@@ -392,10 +360,9 @@ def test_a_killed_download_goes_on_where_it_was(start_hub: StartHub, tmp_path: P
     finally:
         os.kill(child.pid, signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
-    simulated.process.kill()
-    simulated.process.wait()
+    simulated.stop()
     had = sum(path.stat().st_size for path in downloads.glob("*.download"))
-    again = start_hub(directory, port=port)
+    again = start_hub(directory, port=simulated.port)
     store = ModelStore(tmp_path / "store")
     fetched, _ = fetch(store, hub_at(again))
     assert contents(fetched)["model.safetensors"] == (directory / "model.safetensors").read_bytes()

@@ -1,6 +1,5 @@
 """Files out of a Hugging Face cache that the real library has made, and out of a Xet storage with its real client."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -18,40 +17,16 @@ from store.hub_cache import HubCache
 from store.hub_settings import HubSettings
 from store.models import ModelStore
 from store.testing import make_model_directory, make_tensors
+from tests.store.simulated_hub import REPO, SimulatedHub
 
 # The Xet library opens a log in the user's cache when it is imported, unless it is told another place.
 os.environ.setdefault("HF_XET_LOG_DEST", os.devnull)
 
-SERVER = Path(__file__).with_name("hub_server.py")
-REPO = "Acme/Tiny-Model"
 SNAPSHOT = """
 import sys
 from huggingface_hub import snapshot_download
 print(snapshot_download(sys.argv[1], revision=sys.argv[3], cache_dir=sys.argv[2]))
 """
-
-
-class Simulation:
-    """A running simulated hub with one repository."""
-
-    def __init__(self, place: Path, directory: Path, **faults: object) -> None:
-        self.log, config = place / "hub.log", place / "hub.json"
-        self.log.write_text("")
-        commits = [{"directory": str(directory), "refs": ["main", "v1"]}]
-        config.write_text(json.dumps({"log": str(self.log), "repos": {REPO: {"commits": commits, **faults}}}))
-        self.process = subprocess.Popen([sys.executable, str(SERVER), str(config)], stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.url, self.cdn = self.process.stdout.readline().split()
-
-    def requests(self, word: str = "") -> list[dict[str, Any]]:
-        rows = [json.loads(line) for line in self.log.read_text().splitlines()]
-        return [row for row in rows if word in row["path"] or word == row["place"]]
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
 
 
 @pytest.fixture
@@ -62,14 +37,14 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def simulated(tmp_path: Path, directory: Path) -> Iterator[Simulation]:
-    running = Simulation(tmp_path, directory)
+def simulated(tmp_path: Path, directory: Path) -> Iterator[SimulatedHub]:
+    running = SimulatedHub(tmp_path / "hub", directory)
     yield running
     running.stop()
 
 
 @pytest.fixture
-def cache(tmp_path: Path, simulated: Simulation) -> Path:
+def cache(tmp_path: Path, simulated: SimulatedHub) -> Path:
     """A cache that `snapshot_download` of the real library has filled."""
     place = tmp_path / "hf" / "hub"
     environment = {
@@ -99,7 +74,7 @@ def fetch(store: ModelStore, hub: Hub, base: str = REPO) -> tuple[Fetched, list[
         return hub.fetch_base(store, base, lease, events.append), events
 
 
-def hub_at(simulated: Simulation, cache: Path, **settings: Any) -> Hub:
+def hub_at(simulated: SimulatedHub, cache: Path, **settings: Any) -> Hub:
     return Hub(HubSettings(endpoint=simulated.url, **settings), [HubCache(cache)])
 
 
@@ -116,7 +91,7 @@ def blob_of(cache: Path, name: str) -> Path:
 
 
 def test_the_cache_of_the_library_is_used_and_nothing_downloaded(
-    simulated: Simulation, cache: Path, store: ModelStore, directory: Path
+    simulated: SimulatedHub, cache: Path, store: ModelStore, directory: Path
 ) -> None:
     fetched, events = fetch(store, hub_at(simulated, cache))
     assert contents(fetched) == expected(directory)
@@ -133,7 +108,7 @@ def test_the_cache_of_the_library_is_used_and_nothing_downloaded(
 
 
 def test_the_library_still_reads_its_cache(
-    simulated: Simulation, cache: Path, store: ModelStore, directory: Path, tmp_path: Path
+    simulated: SimulatedHub, cache: Path, store: ModelStore, directory: Path, tmp_path: Path
 ) -> None:
     fetch(store, hub_at(simulated, cache))
     simulated.stop()
@@ -146,7 +121,7 @@ def test_the_library_still_reads_its_cache(
 
 
 def test_what_is_removed_from_the_cache_stays_in_the_store(
-    simulated: Simulation, cache: Path, store: ModelStore, directory: Path
+    simulated: SimulatedHub, cache: Path, store: ModelStore, directory: Path
 ) -> None:
     fetched, _ = fetch(store, hub_at(simulated, cache))
     shutil.rmtree(cache)
@@ -154,7 +129,7 @@ def test_what_is_removed_from_the_cache_stays_in_the_store(
 
 
 def test_without_a_network_the_cache_is_enough(
-    simulated: Simulation, cache: Path, store: ModelStore, directory: Path
+    simulated: SimulatedHub, cache: Path, store: ModelStore, directory: Path
 ) -> None:
     simulated.stop()
     fetched, _ = fetch(store, hub_at(simulated, cache, offline=True), f"hf:{REPO}")
@@ -166,7 +141,7 @@ def test_without_a_network_the_cache_is_enough(
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_a_cache_that_somebody_wrote_into_is_not_believed(
-    simulated: Simulation, cache: Path, store: ModelStore, directory: Path, name: str
+    simulated: SimulatedHub, cache: Path, store: ModelStore, directory: Path, name: str
 ) -> None:
     path = blob_of(cache, name)
     path.chmod(0o644)
@@ -181,7 +156,7 @@ def test_a_cache_that_somebody_wrote_into_is_not_believed(
 
 
 def test_a_cached_file_that_others_may_write_is_no_hard_link(
-    simulated: Simulation, cache: Path, store: ModelStore, directory: Path
+    simulated: SimulatedHub, cache: Path, store: ModelStore, directory: Path
 ) -> None:
     path = blob_of(cache, "model.safetensors")
     path.chmod(0o666)
@@ -192,7 +167,7 @@ def test_a_cached_file_that_others_may_write_is_no_hard_link(
 
 
 def test_a_link_out_of_the_cache_is_not_followed(
-    simulated: Simulation, cache: Path, store: ModelStore, directory: Path, tmp_path: Path
+    simulated: SimulatedHub, cache: Path, store: ModelStore, directory: Path, tmp_path: Path
 ) -> None:
     path = blob_of(cache, "model.safetensors")
     outside = tmp_path / "outside"
@@ -204,7 +179,7 @@ def test_a_link_out_of_the_cache_is_not_followed(
 
 
 def test_a_blob_that_is_written_through_the_other_name_is_found_by_verify(
-    simulated: Simulation, cache: Path, store: ModelStore
+    simulated: SimulatedHub, cache: Path, store: ModelStore
 ) -> None:
     fetched, _ = fetch(store, hub_at(simulated, cache))
     at = fetched.files["model.safetensors"]
@@ -244,9 +219,9 @@ def test_weights_come_from_a_xet_storage(
     content = (directory / "model.safetensors").read_bytes()
     assert len(content) > 1 << 20
     (store.layout.downloads / f"{digest_of(content)}.download").write_bytes(content[:resumed_bytes])
-    place = tmp_path / "xet-hub"
-    place.mkdir()
-    simulated = Simulation(place, directory, cas=storage[0], xet={"model.safetensors": {"hash": storage[1]}})
+    simulated = SimulatedHub(
+        tmp_path / "xet-hub", directory, cas=storage[0], xet={"model.safetensors": {"hash": storage[1]}}
+    )
     settings = HubSettings(endpoint=simulated.url, xet_schemes=frozenset({"local"}))
     fetched, events = fetch(store, Hub(settings))
     simulated.stop()
@@ -262,10 +237,8 @@ def test_weights_come_from_a_xet_storage(
 def test_without_its_xet_storage_a_file_comes_over_plain_http(
     tmp_path: Path, directory: Path, store: ModelStore, schemes: set[str]
 ) -> None:
-    place = tmp_path / "xet-hub"
-    place.mkdir()
     xet = {"model.safetensors": {"hash": "ab" * 32}}
-    simulated = Simulation(place, directory, cas=f"local://{tmp_path}/nothing", xet=xet)
+    simulated = SimulatedHub(tmp_path / "xet-hub", directory, cas=f"local://{tmp_path}/nothing", xet=xet)
     fetched, events = fetch(store, Hub(HubSettings(endpoint=simulated.url, xet_schemes=frozenset(schemes))))
     simulated.stop()
     assert contents(fetched) == expected(directory)
@@ -274,11 +247,9 @@ def test_without_its_xet_storage_a_file_comes_over_plain_http(
 
 
 def test_the_token_is_not_sent_to_a_xet_address_elsewhere(tmp_path: Path, directory: Path, store: ModelStore) -> None:
-    place = tmp_path / "xet-hub"
-    place.mkdir()
-    elsewhere = Simulation(tmp_path, directory)
+    elsewhere = SimulatedHub(tmp_path / "elsewhere", directory)
     xet = {"model.safetensors": {"hash": "ab" * 32, "refresh": f"{elsewhere.url}/steal"}}
-    simulated = Simulation(place, directory, private="hf_secret", cas="https://localhost", xet=xet)
+    simulated = SimulatedHub(tmp_path / "xet-hub", directory, private="hf_secret", cas="https://localhost", xet=xet)
     settings = HubSettings(endpoint=simulated.url, token="hf_secret")
     fetched, _ = fetch(store, Hub(settings))
     assert contents(fetched) == expected(directory)
