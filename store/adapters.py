@@ -55,10 +55,11 @@ def find_adapter(places: Places, name: str) -> FoundAdapter:
         found = places.locate(name.removesuffix(f"/{WEIGHTS}"))
     except BaseUnknown:
         raise AdapterUnknown(name) from None
+    skipped = () if isinstance(found, StoredModel) else found.skipped
     if isinstance(found, StoredModel):
         found = located_layers(places.store, found, adapter_layers(found.layers))
     files = {path.removeprefix(f"{FOLDER}/"): at for path, at in found.files.items()}
-    if PEFT_WEIGHTS in files and WEIGHTS not in files:
+    if WEIGHTS not in files and PEFT_WEIGHTS in {*files, *skipped}:
         raise FormatUnsupported(PEFT_WEIGHTS, PEFT_REASON)
     for file in (CONFIG, WEIGHTS):
         if file not in files:

@@ -39,6 +39,7 @@ TOKENIZER_FILES: Final = frozenset(
         "tokenizer_config.json",
     }
 )
+ADAPTER_FILES: Final = frozenset({"adapters.safetensors", "adapter_config.json"})
 _CONFIGS: Final = frozenset({CONFIG, INDEX, *TOKENIZER_FILES, "generation_config.json", "preprocessor_config.json"})
 _DOCS: Final = frozenset({"LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "README.md", "USE_POLICY.md"})
 _REFUSED: Final[Mapping[str, str]] = {
@@ -163,6 +164,8 @@ def read_files(files: Mapping[str, FileAt], origin: Origin, place: Path) -> Sour
 def wanted_of_repository(names: Iterable[str]) -> list[str]:
     """Return which files of a model repository are worth fetching; pickled copies beside safetensors are none.
 
+    Of a repository that holds an adapter and no model it is the adapter's two.
+
     Raises:
         FormatUnsupported: its weights are there as GGUF or pickle only.
     """
@@ -170,6 +173,8 @@ def wanted_of_repository(names: Iterable[str]) -> list[str]:
     if not any(name.endswith(".safetensors") for name in known):
         for name in known:
             _refuse_format(name)
+    if not any(map(_is_weight, known)) and set(known) >= ADAPTER_FILES:
+        return sorted(ADAPTER_FILES)
     return [name for name in known if name in _CONFIGS or name in _DOCS or _is_weight(name)]
 
 

@@ -15,6 +15,7 @@ from protocol.manifest import WEIGHT, WEIGHT_CONFIG
 from protocol.model_name import parse_model_name
 from protocol.modelfile import parse_modelfile
 from store.adapters import ADAPTER_HERE, CONFIG_PATH, WEIGHTS_PATH, adapter_layers
+from store.bases import LocalBases
 from store.build import BuildRequest, BuiltModel, build_model
 from store.errors import (
     AdapterInvalid,
@@ -26,10 +27,13 @@ from store.errors import (
     SourceEscapes,
     WeightsNotFinite,
 )
+from store.hub import Hub
+from store.hub_settings import HubSettings
 from store.lora import encode_adapter_config, parse_adapter_config, read_adapter
 from store.models import ModelStore
 from store.safetensors import write_safetensors
 from store.testing import add_model, make_model_directory, make_tensors
+from tests.store.simulated_hub import REPO, SimulatedHub
 
 NAME = parse_model_name("demo")
 QUERY = "model.layers.1.self_attn.q_proj"
@@ -155,6 +159,35 @@ def test_a_stored_model_lends_its_adapter(store: ModelStore, directory: Path) ->
     add_model(store, "plain", directory)
     with pytest.raises(AdapterInvalid, match=r"adapter_config\.json"):
         build(store, directory, "FROM .\nADAPTER plain")
+
+
+def test_an_adapter_is_taken_from_a_hub_at_its_commit(store: ModelStore, directory: Path, tmp_path: Path) -> None:
+    (directory / "lora" / "README.md").write_text("# Tuned\n")
+    hub = SimulatedHub(tmp_path / "hub", directory / "lora")
+    try:
+        bases = LocalBases(remotes=(Hub(HubSettings(endpoint=hub.url), ()),))
+        recipe = parse_modelfile(f"FROM .\nADAPTER hf:{REPO}")
+        built = build_model(store, BuildRequest(recipe, NAME, directory), bases=bases)
+        assert not hub.requests("README")
+    finally:
+        hub.stop()
+    assert adapter_layers(built.layers) == adapter_layers(build(store, directory).layers)
+    source = built.recorded.sources[1]
+    assert (source.name, len(source.revision)) == (f"hf:{REPO}", 40)
+
+
+def test_a_hub_s_adapter_of_another_kind_is_refused_by_its_kind(
+    store: ModelStore, directory: Path, tmp_path: Path
+) -> None:
+    as_peft(directory / "lora")
+    hub = SimulatedHub(tmp_path / "hub", directory / "lora")
+    try:
+        bases = LocalBases(remotes=(Hub(HubSettings(endpoint=hub.url), ()),))
+        recipe = parse_modelfile(f"FROM .\nADAPTER hf:{REPO}")
+        with pytest.raises(FormatUnsupported, match="PEFT"):
+            build_model(store, BuildRequest(recipe, NAME, directory), bases=bases)
+    finally:
+        hub.stop()
 
 
 def spoil(**config: Any) -> Callable[[Path], object]:
