@@ -45,7 +45,6 @@ The message says what failed, where and what was found; `hint` says what to do a
         ├── ConversionFailed
         ├── BuildRecordMissing
         ├── BuildSourceGone
-        ├── InstructionUnsupported
         ├── AdapterUnknown
         ├── AdapterInvalid
         ├── AdapterMismatch
@@ -626,15 +625,6 @@ class BuildSourceGone(BuildRefused):
         self.name = name
         self.source = source
         self.hint = hint
-
-
-class InstructionUnsupported(BuildRefused):
-    """The recipe has an instruction that would have no effect, so it is not accepted."""
-
-    def __init__(self, instruction: str) -> None:
-        super().__init__(f"{instruction}: not supported by this version")
-        self.instruction = instruction
-        self.hint = "FROM, PARAMETER, TEMPLATE, SYSTEM, MESSAGE and LICENSE take effect; take the line out"
 
 
 class AdapterUnknown(BuildRefused):

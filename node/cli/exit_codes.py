@@ -197,7 +197,6 @@ BY_ERROR: Final[dict[str, ExitCode]] = {
     "RecipeInvalid": ExitCode.MODELFILE_INVALID,
     "TemplateInvalid": ExitCode.MODELFILE_INVALID,
     "MirInvalid": ExitCode.USAGE,
-    "InstructionUnsupported": ExitCode.MODELFILE_INVALID,
     "SafetensorsInvalid": ExitCode.MODEL_FILES_INVALID,
     "RecipeNameMissing": ExitCode.USAGE,
     "BuildRefused": ExitCode.MODEL_FILES_INVALID,
