@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -121,12 +121,25 @@ class _Again:
         self.read_from: list[str] = []
 
     def known(self) -> dict[str, StoredModel | Located]:
-        """Return what each name of the recipe stands for: base, tokenizer, adapter, in the order of the record."""
+        """Return what each name of the recipe stands for: base, tokenizer, adapter, in the order of the record.
+
+        Raises:
+            BuildRecordInvalid: the recipe names more or less than was resolved.
+        """
         recipe = parse_modelfile(self._record.recipe)
         adapter = recipe.adapter.removesuffix(f"/{WEIGHTS}") if recipe.adapter else None  # its file or its directory
         names = [recipe.base, *filter(None, (self._record.tokenizer, adapter))]
-        sources = zip(names, self._record.sources, strict=False)
-        return {name: self._find(name, source, is_base=name == recipe.base) for name, source in sources}
+        if len(names) != len(self._record.sources):
+            # Nothing may be left to be looked for on this machine: the record may be a stranger's.
+            raise BuildRecordInvalid("sources", f"{len(self._record.sources)}, and the recipe names {len(names)}")
+        found: dict[str, StoredModel | Located] = {}
+        for name, source in zip(names, self._record.sources, strict=True):
+            place = self._find(name, source, is_base=name == recipe.base)
+            before = found.get(name)
+            if isinstance(before, Located) and isinstance(place, Located):  # one place for two instructions
+                place = replace(place, files={**before.files, **place.files})
+            found[name] = place
+        return found
 
     def _find(self, name: str, source: ResolvedSource, *, is_base: bool) -> StoredModel | Located:
         if source.kind is SourceKind.MODEL:

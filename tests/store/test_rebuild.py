@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from protocol.build_record import BUILD_RECORD, SourceKind, parse_build_record
+from protocol.build_record import BUILD_RECORD, SourceKind, encode_build_record, parse_build_record
 from protocol.digest import Digest
+from protocol.errors import BuildRecordInvalid
 from protocol.manifest import WEIGHT, Layer, Manifest, encode_manifest
 from protocol.model_name import parse_model_name
 from protocol.modelfile import parse_modelfile
@@ -313,6 +315,39 @@ def test_a_tokenizer_of_another_place_is_taken_and_recorded(store: ModelStore, d
         ("./words", ["tokenizer.json"]),
     ]
     assert check(store).same
+
+
+def test_one_directory_may_give_base_and_tokenizer_and_adapter(store: ModelStore, directory: Path) -> None:
+    tensors = make_tensors() | {"model.layers.1.self_attn.q_proj.weight": ("F16", (8, 64), bytes(1024))}
+    make_model_directory(directory, tensors)
+    lora = {"model.layers.1.self_attn.q_proj.lora_a": ("F16", (64, 2), bytes(256))}
+    lora["model.layers.1.self_attn.q_proj.lora_b"] = ("F16", (2, 8), bytes(32))
+    (directory / "lora").mkdir()
+    write_safetensors(directory / "lora" / "adapters.safetensors", lora)
+    parameters = {"rank": 2, "scale": 20.0, "dropout": 0.0, "keys": ["self_attn.q_proj"]}
+    config = {"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": parameters}
+    (directory / "lora" / "adapter_config.json").write_text(json.dumps(config))
+    for recipe in ("FROM .\nADAPTER ./lora", "FROM .\nADAPTER ./lora/adapters.safetensors"):
+        built = build(store, directory, recipe, tokenizer=".")
+        assert [len(source.files) for source in built.recorded.sources] == [2, 1, 2]
+        assert check(store).same
+
+
+def test_a_record_that_resolves_less_than_its_recipe_names_is_refused(store: ModelStore, directory: Path) -> None:
+    built = build(store, directory)
+    record = replace(built.recorded, recipe="FROM /etc\n", sources=())
+    content = encode_build_record(record)
+    manifest = store.manifest(built.manifest)
+    layers = tuple(
+        replace(layer, digest=store.blobs.publish_bytes(content), size=len(content))
+        if layer.filepath == BUILD_RECORD
+        else layer
+        for layer in manifest.layers
+    )
+    lying = store.blobs.publish_bytes(encode_manifest(Manifest(manifest.config, layers, manifest.annotations)))
+    store.refs.set(NAME, lying)
+    with pytest.raises(BuildRecordInvalid, match="the recipe names 1"):
+        check(store)
 
 
 def test_a_model_without_a_record_cannot_be_checked(store: ModelStore, directory: Path) -> None:
