@@ -6,11 +6,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from protocol.digest import Digest
+from protocol.digest import Digest, digest_of
 from protocol.model_name import ModelName
 from store.chunks import ChunkIndex
 from store.disk import disk_errors
 from store.errors import CollectRefused, LeaseCorrupt
+from store.facts import FactsCache
 from store.leftovers import Leftover, leftovers
 from store.materialize import remove_materialized
 from store.provenance import ProvenanceFiles
@@ -30,6 +31,10 @@ class CollectStore(ReachStore, Protocol):
     @property
     def provenance(self) -> ProvenanceFiles:
         """Who signed which manifest."""
+
+    @property
+    def facts(self) -> FactsCache:
+        """What lists show of manifests and bundles."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,7 @@ def collect(
     if not dry_run:
         left = tuple(leftover for leftover in left if leftover.remove())
         store.leases.remove_dead()
+        _forget_facts(store)
     return GcReport(dry_run, forgotten, blobs, left, len(young), sum(young.values()))
 
 
@@ -125,6 +131,13 @@ def _sweep(store: CollectStore, digests: Iterable[Digest], unused_since_s: float
                 remove_materialized(store.blobs, digest)
                 store.provenance.remove(digest)
     return gone
+
+
+def _forget_facts(store: CollectStore) -> None:
+    """Let the cache of lists forget what no name ever stands for again; it is worked out anew where that was wrong."""
+    manifests = {version.digest for entry in store.refs.list() for version in entry.history}
+    bundles = {digest_of(bundle) for manifest in manifests for bundle in store.provenance.all(manifest)}
+    store.facts.forget(frozenset(manifests), frozenset(bundles))
 
 
 def _unneeded(

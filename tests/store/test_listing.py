@@ -7,6 +7,7 @@ import pytest
 from protocol.digest import Digest
 from protocol.model_name import parse_model_name
 from store.facts import FactsCache, ModelFacts, Signature
+from store.gc import collect
 from store.listing import Listing, open_listing
 from store.models import ModelStore
 from store.testing import add_model, make_model_directory
@@ -41,6 +42,15 @@ def test_nothing_is_read_or_verified_twice(store: ModelStore) -> None:
     assert list(again.models()) == first
     with open_listing(store.layout.root) as listing:
         assert list(listing.models()) == first
+
+
+def test_collecting_lets_the_cache_forget_what_is_gone(store: ModelStore) -> None:
+    first = list(store.listing())
+    store.remove(first[0].name)
+    collect(store)
+    assert store.facts.model(first[0].digest) is None
+    assert store.facts.model(first[1].digest) == first[1].facts
+    assert list(store.listing()) == first[1:]
 
 
 def test_a_damaged_cache_is_made_anew(store: ModelStore) -> None:
