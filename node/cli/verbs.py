@@ -148,7 +148,7 @@ def _add_account_verbs(verbs: _Verbs) -> None:
 def _add_build_verbs(verbs: _Verbs) -> None:
     create = verbs.add("create", "build:create", "build, sign and log a model from a Modelfile or a ModelSpec.yaml")
     create.add_argument("name", metavar="NAME")
-    build = verbs.add("build", "build:build", "the same, and with --check build a model again and compare")
+    build = verbs.add("build", "build:build", "build a model as create does; with --check build one again and compare")
     build.add_argument("name", nargs="?", metavar="NAME", help="may be left out where a ModelSpec.yaml names the model")
     build.add_argument("--check", action="store_true", help="build NAME again from what it records, and compare")
     build.add_argument("--source", metavar="DIR", help="with --check: where the weights lie now")
