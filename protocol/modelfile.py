@@ -30,6 +30,8 @@ class Modelfile:
     mir: str | None = None
 
 
+# All blank lines and comments at once: a file may have a million of them.
+_IDLE: Final = re.compile(r"(?:[ \t]*+(?:#[^\n]*+)?\n)++")
 _BLANK: Final = re.compile(r"[ \t]*")
 _WORD: Final = re.compile(r"[^ \t\n]+")
 _REST: Final = re.compile(r"[^\n]*")
@@ -125,6 +127,7 @@ class _Parser:
     def parse(self) -> Modelfile:
         self.check_characters()
         while self.position < len(self.text):
+            self.take(_IDLE)
             self.skip_blank()
             if not self.at_line_end() and self.text[self.position] != "#":
                 self.instruction()
@@ -171,7 +174,8 @@ class _Parser:
     def require_first(self, what: str, start: int) -> None:
         if what in self.first_use:
             self.position = start
-            self.fail(f"{what} once", f"it again after line {self.line_of(self.first_use[what])}")
+            first = self.line_of(self.first_use[what])
+            self.fail(f"{what} once", f"it again after line {first}", remedy="keep one of the two lines")
         self.first_use[what] = start
 
     def parameter(self, start: int) -> None:
@@ -290,7 +294,9 @@ class _Parser:
     def require_line_end(self) -> None:
         self.skip_blank()
         if not self.at_line_end():
-            self.fail("the end of the line", _quote(self.peek(_REST)))
+            found = self.peek(_REST)
+            remedy = "put the comment on a line of its own" if found.startswith("#") else ""
+            self.fail("the end of the line", _quote(found), remedy=remedy)
 
     def peek(self, pattern: re.Pattern[str]) -> str:
         match = pattern.match(self.text, self.position)

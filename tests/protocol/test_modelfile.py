@@ -1,6 +1,8 @@
 """Modelfiles: every vector, every string survives, every mistake is named with its place."""
 
 import json
+import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,18 @@ def test_a_mir_name_is_kept_in_its_one_spelling_and_a_bad_one_has_its_place() ->
             parse_modelfile(text)
         assert (caught.value.line, caught.value.nearest) == (2, "art")
         assert text.splitlines()[1][caught.value.column - 1 :].startswith("arrt")
+
+
+@pytest.mark.parametrize("line", ["\n", "# x\n", " \t\n", "MESSAGE user x\n", 'SYSTEM """\n"""\n'], ids=ascii)
+def test_a_file_of_many_lines_is_read_soon_and_in_little_memory(line: str) -> None:
+    text = "FROM a\n" + line * ((MAX_MODELFILE_CHARS - 7) // len(line))
+    tracemalloc.start()
+    started = time.process_time()
+    parse_modelfile(text)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64 << 20
+    assert time.process_time() - started < 20
 
 
 def test_a_file_over_the_limit_is_refused() -> None:
