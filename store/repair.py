@@ -5,6 +5,7 @@ layer, `restore_manifest` and `restore_chunk_map` make anew what follows from so
 `settle` removes the damaged copies once the blob is whole again.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +23,7 @@ from protocol.provenance import decode_and_verify_provenance
 from store.blobs import BLOCK_BYTES
 from store.cutter import cutter_of
 from store.disk import disk_errors, flush_directory, open_regular
-from store.errors import BlobMissing, LayerCorrupt, SafetensorsInvalid
+from store.errors import BlobMissing, DiskFailed, LayerCorrupt, SafetensorsInvalid
 from store.layout import Layout
 from store.models import ModelStore
 from store.partial import PartialLayer
@@ -56,10 +57,20 @@ def find_bad(store: ModelStore, blobs: Iterable[Descriptor], checked: Callable[[
 
 
 def is_whole(store: ModelStore, digest: Digest) -> bool:
-    """Hash a blob again; False where it is gone or changed, and in quarantine then."""
+    """Hash a blob again; False where it is gone, or changed or unreadable and in quarantine then.
+
+    Raises:
+        DiskFailed: the disk says no to more than reading the bytes.
+    """
     try:
         store.blobs.verify(digest)
     except (BlobMissing, LayerCorrupt):
+        store.chunks.remove(digest)
+        return False
+    except DiskFailed as error:
+        if error.errno != errno.EIO:
+            raise
+        store.blobs.quarantine(digest)  # a bad sector: `salvage` reads around it
         store.chunks.remove(digest)
         return False
     return True

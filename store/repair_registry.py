@@ -6,12 +6,16 @@ from typing import Final
 
 from protocol.digest import Digest, format_oci_digest
 from protocol.errors import ReferenceInvalid
+from protocol.manifest import Layer
 from protocol.model_name import ModelName
 from protocol.registry import Reference, format_reference, parse_reference
+from store.leases import Lease
 from store.models import ModelStore
 from store.partial import PartialLayer
 from store.registry.client import RegistryClient
 from store.registry.credentials import Login
+from store.registry.layers import LayerPull, Report
+from store.registry.offered import Offered
 from store.registry.ranges import fetch_missing
 
 # How the history says that a version came from a registry: this word and the reference.
@@ -36,6 +40,15 @@ class RegistryBlobs:
     def small(self, digest: Digest, size: int) -> bytes:
         """Return a whole blob of `size` bytes. Raises as `RegistryClient.read_blob`."""
         return self._client.read_blob(digest, size)
+
+    def whole(self, store: ModelStore, layer: Layer, lease: Lease, report: Report) -> int:
+        """Fetch a layer without a chunk map as a stream; return the bytes that moved.
+
+        Raises as `LayerPull.take_layer`.
+        """
+        pull = LayerPull(self._client, store, Offered({}, (), (), ()), lease, report, deltas=False)
+        pull.take_layer(layer)
+        return pull.tally.moved
 
     def fill(self, partial: PartialLayer, left: Callable[[int], None]) -> int:
         """Fetch the missing chunks by Range; return the bytes that moved. Raises as `fetch_missing`.

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from node.control.models import NameBody
 from node.control.responses import Emit, EventStream
 from node.parts import Node
-from node.peer.repair import Remote
+from node.peer.repair_sources import Remote
 from protocol.digest import parse_digest
 from protocol.model_name import ModelName, parse_model_name
 from protocol.registry import Reference

@@ -12,7 +12,8 @@ from node.net.transport import Transport
 from node.peer.gossip import Gossip
 from node.peer.layer_fetch import PATIENCE_S
 from node.peer.pull import Event, Pull, PullParts
-from node.peer.repair import Remotes, Repair
+from node.peer.repair import Repair
+from node.peer.repair_sources import Remotes
 from node.peer.serving import ArrivingLayers, Serving
 from node.ports import Clock
 from node.threads import Threads

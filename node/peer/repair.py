@@ -4,7 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
@@ -13,6 +13,7 @@ from node.errors import NodeError, RepairIncomplete
 from node.failures import NAMED
 from node.peer.layer_fetch import LayerFetch
 from node.peer.pull import Event, PullParts
+from node.peer.repair_sources import Remote, Remotes, Repaired
 from node.peer.serving import MAX_WHOLE_BYTES, Arriving
 from node.peer.sources import fetch_small
 from protocol.digest import Digest, format_oci_digest, short_digest
@@ -21,6 +22,7 @@ from protocol.manifest import Descriptor, Layer, Manifest
 from protocol.model_name import ModelName, format_model_name
 from protocol.provenance import decode_and_verify_provenance
 from store.errors import DiskFailed, DiskFull, ModelUnknown, StoreError
+from store.leases import Lease
 from store.offers import Offer
 from store.partial import PartialLayer
 from store.repair import (
@@ -38,55 +40,6 @@ from store.repair import (
 PATIENCE_S: Final = 15.0
 
 _log = logging.getLogger("tilenode.repair")
-
-
-class Remote(Protocol):
-    """A registry from which a version came: asked where no device has what is missing. Blocking."""
-
-    @property
-    def label(self) -> str:
-        """How it is shown to people."""
-
-    def manifest(self, digest: Digest) -> bytes:
-        """Return a manifest, verified."""
-
-    def small(self, digest: Digest, size: int) -> bytes:
-        """Return a whole small blob, verified."""
-
-    def fill(self, partial: PartialLayer, left: Callable[[int], None]) -> int:
-        """Fetch the missing chunks of a layer into it, each verified; return the bytes that moved.
-
-        `left` is called now and then with the bytes that are still missing.
-        """
-
-
-# Gives the registries that a model's history names, to be used inside a block.
-Remotes = Callable[[ModelName], Sequence[AbstractContextManager[Remote]]]
-
-
-@dataclass
-class Repaired:
-    """One blob that was put right: where its bytes came from, in bytes."""
-
-    digest: Digest
-    what: str
-    size: int
-    bad_bytes: int
-    moved_bytes: int = 0
-    local_bytes: int = 0
-    sources: tuple[str, ...] = ()
-
-    def facts(self) -> Event:
-        """Return what is shown of it."""
-        return {
-            "digest": self.digest,
-            "file": self.what,
-            "size_bytes": self.size,
-            "bad_bytes": self.bad_bytes,
-            "moved_bytes": self.moved_bytes,
-            "local_bytes": self.local_bytes,
-            "sources": list(self.sources),
-        }
 
 
 @dataclass
@@ -123,7 +76,7 @@ class Repair:
             await threads.store(lease.add, *(blob.digest for blob in blobs))
             bad = await self._find_bad(blobs)
             for blob in bad:
-                await self._repair(digest, manifest, blob, {other.digest for other in bad})
+                await self._repair(digest, manifest, blob, {other.digest for other in bad}, lease)
         await self.events.send(
             {
                 "status": "success",
@@ -150,11 +103,15 @@ class Repair:
 
         return await self.parts.threads.reporting(work, self.events.send)
 
-    async def _repair(self, digest: Digest, manifest: Manifest, blob: Descriptor, bad: set[Digest]) -> None:
+    async def _repair(
+        self, digest: Digest, manifest: Manifest, blob: Descriptor, bad: set[Digest], lease: Lease
+    ) -> None:
         await self.events.send({"status": f"repairing {short_digest(blob.digest)}"})
         layer = mapped_layers(manifest).get(blob.digest)
         if layer is not None:
             await self._repair_layer(digest, layer)
+        elif blob.size > MAX_WHOLE_BYTES:
+            await self._repair_large(next(layer for layer in manifest.layers if layer.digest == blob.digest), lease)
         elif not await self._restore_map(manifest, blob, bad):
             await self._repair_small(blob, _describe(manifest, blob))
         await self.parts.threads.store(settle, self.parts.store, blob.digest)
@@ -253,6 +210,31 @@ class Repair:
         done.moved_bytes += moved
         done.sources += (label,) if moved else ()
 
+    async def _repair_large(self, layer: Layer, lease: Lease) -> None:
+        """Fetch a layer that has no chunk map again, as a stream: only registries have such ones.
+
+        Raises:
+            RepairIncomplete: none of those in the history has it.
+        """
+        for opened in await self._open_remotes():
+
+            def work(
+                report: Callable[[Event], None], opened: AbstractContextManager[Remote] = opened
+            ) -> tuple[str, int]:
+                with opened as remote:
+                    return remote.label, remote.whole(self.parts.store, layer, lease, report)
+
+            try:
+                label, moved = await self.parts.threads.reporting(work, self.events.send)
+            except (DiskFull, DiskFailed):
+                raise
+            except (StoreError, ProtocolError) as error:
+                _log.info("registry_lacks_blob", extra={"blob": layer.digest, "error": type(error).__name__})
+                continue
+            self._done.append(Repaired(layer.digest, layer.filepath, layer.size, layer.size, moved, sources=(label,)))
+            return
+        raise self._incomplete(layer.digest, layer.filepath, layer.size)
+
     async def _repair_small(self, blob: Descriptor, what: str) -> None:
         """Fetch one small blob whole, from whoever has it.
 
@@ -263,7 +245,7 @@ class Repair:
         async def from_peer(peer: DeviceId) -> bytes:
             return await fetch_small(self.parts.transport, peer, blob.digest, blob.size, lambda _: None)
 
-        candidates = self._candidates() if blob.size <= MAX_WHOLE_BYTES else []
+        candidates = self._candidates()
         content, source = await self._whole(
             blob.digest, what, blob.size, candidates, from_peer, lambda remote: remote.small(blob.digest, blob.size)
         )

@@ -1,16 +1,18 @@
 """Repairs on this side: what is right of a damaged blob is kept, what follows from something else is made anew."""
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from protocol.digest import Digest
 from protocol.manifest import Layer, Manifest
 from protocol.model_name import parse_model_name
-from store.errors import LayerCorrupt
+from store.errors import DiskFailed, LayerCorrupt
 from store.models import ModelStore
 from store.partial import PartialLayer
-from store.repair import damaged_copies, find_bad, mapped_layers, opened, restore_chunk_map, salvage, settle
+from store.repair import damaged_copies, find_bad, is_whole, mapped_layers, opened, restore_chunk_map, salvage, settle
 from store.testing import add_model, make_model_directory, make_tensors
 
 NAME = parse_model_name("a")
@@ -163,3 +165,33 @@ def test_a_blob_that_is_gone_altogether_is_all_missing(store: ModelStore) -> Non
     with opened(store, layer) as partial:
         assert isinstance(partial, PartialLayer)
         assert salvage(partial, damaged_copies(store.layout, digest, layer)).bad_bytes == layer.size
+
+
+def test_a_blob_on_a_bad_sector_counts_as_damaged(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, digest = weights_of(store), store.refs.get(NAME)
+    assert digest is not None
+
+    def unreadable(wanted: Digest) -> int:
+        raise DiskFailed(store.layout.blob_path(wanted), OSError(errno.EIO, "Input/output error"))
+
+    monkeypatch.setattr(store.blobs, "verify", unreadable)
+    assert not is_whole(store, layer.digest)
+    monkeypatch.undo()
+    assert store.layout.quarantine_path(layer.digest).exists()
+    with opened(store, layer) as partial:
+        assert salvage(partial, damaged_copies(store.layout, digest, layer)).bad_bytes == 0
+        partial.finish()
+
+
+def test_a_disk_that_says_no_for_another_reason_damages_nothing(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = weights_of(store)
+
+    def refused(wanted: Digest) -> int:
+        raise DiskFailed(store.layout.blob_path(wanted), OSError(errno.EACCES, "Permission denied"))
+
+    monkeypatch.setattr(store.blobs, "verify", refused)
+    with pytest.raises(DiskFailed):
+        is_whole(store, layer.digest)
+    assert store.blobs.has(layer.digest)
