@@ -39,6 +39,8 @@ MAX_BLOBS: Final = 65_536
 MAX_PROVENANCE: Final = 1024
 MAX_LOGS: Final = 256
 MAX_LEAVES: Final = 65_536
+# Manifests, provenance and logs are held in memory while a bundle is open: of each kind so much together.
+MAX_HELD_BYTES: Final = 32 << 20
 MAX_LOG_BYTES: Final = MAX_LEAVES * HASH_BYTES + 8192
 MAX_CREATED_S: Final = 2**33
 _MAX_NOTE_BYTES: Final = 4096
@@ -234,6 +236,15 @@ def _signed(index: bytes) -> bytes:
 def _require_whole(index: BundleIndex) -> None:
     carried = {blob.digest for blob in index.blobs}
     proofs = {file.digest for file in index.provenance}
+    sizes = {blob.digest: blob.size for blob in index.blobs}
+    held = {
+        "provenance": sum(file.size for file in index.provenance),
+        "logs": sum(file.size for file in index.logs),
+        "models": sum(sizes.get(model.manifest, 0) for model in index.models),
+    }
+    for where, size in held.items():
+        if size > MAX_HELD_BYTES:
+            raise BundleInvalid(where, f"{size} bytes together, at most {MAX_HELD_BYTES} are allowed")
     twice = carried.intersection(blob.digest for blob in index.absent)
     if twice:
         raise BundleInvalid("absent", f"{min(twice)[:12]} is carried as well")
