@@ -52,7 +52,7 @@ class Progress:
         """Tell that `count` more bytes of the current item are done."""
         self._completed += count
         now_s = time.monotonic()
-        if now_s - self._told_s < REPORT_EVERY_S:
+        if now_s - self._told_s < REPORT_EVERY_S and self._completed < self._total:
             return
         self._told_s = now_s
         self._report(

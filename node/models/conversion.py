@@ -37,6 +37,7 @@ class Conversion:
         """`emit` is awaited with each progress event."""
         self._emit = emit
         self._told_s = -math.inf
+        self._started_s = 0.0
 
     def convert(self, source_dir: Path, target_dir: Path, quantization: Quantization) -> Mapping[str, str]:
         """Run the process to its end; see `store.build.Convert`.
@@ -46,6 +47,7 @@ class Conversion:
         return trio.from_thread.run(self._run, source_dir, target_dir, quantization)
 
     async def _run(self, source_dir: Path, target_dir: Path, quantization: Quantization) -> Mapping[str, str]:
+        await self._emit({"status": f"starting the conversion to {quantization}"})
         with tempfile.TemporaryDirectory(prefix="tilenode-convert-", ignore_cleanup_errors=True) as scratch:
             process, stream = _start(Path(scratch), source_dir, target_dir, quantization)
             tools: Mapping[str, str] | None = None
@@ -68,11 +70,20 @@ class Conversion:
 
     async def _tell(self, quantization: Quantization, item: str, done: int, total: int) -> None:
         now_s = trio.current_time()
+        if done == 0:
+            self._started_s = now_s
         if now_s - self._told_s < REPORT_EVERY_S:
             return
         self._told_s = now_s
-        event = {"status": f"converting to {quantization}", "source": clean_text(item, 200)}
-        await self._emit({**event, "completed": done, "total": total})
+        await self._emit(
+            {
+                "status": f"converting to {quantization}",
+                "source": clean_text(item, 200),
+                "completed": done,
+                "total": total,
+                "rate": int(done / max(now_s - self._started_s, REPORT_EVERY_S)),
+            }
+        )
 
     async def _listen(
         self, stream: trio.SocketStream, quantization: Quantization, watch: trio.CancelScope

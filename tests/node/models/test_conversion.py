@@ -44,8 +44,9 @@ async def convert(source: Path, target: Path, quantization: Quantization) -> Map
     target.mkdir(parents=True)
     conversion = Conversion(emit)
     tools = await trio.to_thread.run_sync(conversion.convert, source, target, quantization)
-    assert heard[0]["status"] == f"converting to {quantization}"
-    assert heard[0]["completed"] == 0
+    assert heard[0] == {"status": f"starting the conversion to {quantization}"}
+    assert heard[1]["status"] == f"converting to {quantization}"
+    assert heard[1]["completed"] == 0
     return tools
 
 
@@ -163,7 +164,9 @@ async def test_leaving_ends_the_process_at_once(source: Path, tmp_path: Path) ->
     left = trio.Event()
     pids: list[int] = []
 
-    async def emit(_: dict[str, object]) -> None:
+    async def emit(event: dict[str, object]) -> None:
+        if "completed" not in event:
+            return
         pids.extend(process.pid for process in _converters())
         left.set()
         await trio.sleep_forever()
