@@ -30,9 +30,8 @@ TELL_S: Final = 0.1
 
 @dataclass
 class Tally:
-    """What a pull has moved and what it did not have to move; bytes."""
+    """What a pull did not have to move: taken from blobs that are here, and left by an earlier run; bytes."""
 
-    moved: int = 0
     reused: int = 0
     resumed: int = 0
 
@@ -92,7 +91,6 @@ class LayerPull:
         """Fetch a config or the like, at most a few megabytes, and publish it. Raises as `RegistryClient.read_blob`."""
         content = self.client.read_blob(blob.digest, blob.size)
         self.store.blobs.publish_bytes(content)
-        self.tally.moved += len(content)
         self._progress(blob)(blob.size, blob.size)
 
     def take_layer(self, layer: Layer) -> None:
@@ -124,7 +122,6 @@ class LayerPull:
                 content = self.store.blobs.read(pin.digest, pin.size)
             else:
                 content = self.client.read_blob(pin.digest, pin.size)
-                self.tally.moved += len(content)
             chunk_map = decode_chunk_map(content, layer.digest, layer.size)
         except RegistryUnknown:
             return None  # copied by a program that leaves referrers behind: it is made anew from the whole layer
@@ -161,7 +158,6 @@ class LayerPull:
             progress = self._progress(_blob(layer), reused=reused)
             progress(there, 0)
             moved = fetch_missing(self.client, partial, lambda count: progress(min(there + count, layer.size), count))
-            self.tally.moved += moved
             progress(layer.size, moved)
             self._verifying(layer)
             partial.finish()
@@ -201,7 +197,6 @@ class LayerPull:
                     kept = piece[min(skipped, len(piece)) :]
                     skipped -= len(piece) - len(kept)
                     partial.write(kept)
-                    self.tally.moved += len(piece)
                     progress(partial.received, partial.received - began)
         except RegistryUnreachable:
             if partial.received == before:

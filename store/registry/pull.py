@@ -76,10 +76,9 @@ def pull_model(
             _take_blobs(layers, manifest)
             report({"status": "writing manifest"})
             publisher = _keep(store, fetched, _trusted(offered, distrusted, report), name, reference)
+        moved = client.session.received.count
     tally = layers.tally
-    return PullReport(
-        name, fetched.digest, publisher, tally.moved, tally.reused, tally.resumed, time.monotonic() - began_s
-    )
+    return PullReport(name, fetched.digest, publisher, moved, tally.reused, tally.resumed, time.monotonic() - began_s)
 
 
 def find_model(client: RegistryClient) -> FetchedManifest:

@@ -93,8 +93,13 @@ class _Push:
         self.report({"status": "pushing manifest"})
         for tag in self.told.tags:
             self.client.put_manifest(tag, data)
-        made = list(self._deltas(before, lease)) if before else []
-        self._push_referrers(referrers_of(self.store, self.model.digest, made))
+        made: list[DeltaBlob] = []
+        try:
+            made += self._deltas(before, lease) if before else ()
+            self._push_referrers(referrers_of(self.store, self.model.digest, made))
+        finally:
+            for delta in made:
+                self.store.blobs.delete(delta.blob.digest)  # here both ends of it are
         self.told.deltas = len(made)
 
     def _send(self, content: Content, blob: Descriptor) -> None:

@@ -1,10 +1,8 @@
 """Missing chunks of a layer from a registry: by Range in runs, on a few connections, each chunk verified first."""
 
-import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Final
 
 from protocol.range_plan import Run, plan_runs
@@ -13,6 +11,7 @@ from store.partial import PartialLayer
 from store.registry.client import RegistryClient
 from store.registry.errors import AnswerMismatch, RegistryUnreachable
 from store.registry.network import LOOK_UP_S
+from store.registry.session import Received
 
 CONNECTIONS: Final = 4
 MAX_ROUNDS: Final = 3
@@ -25,18 +24,6 @@ class _RangesIgnored(Exception):
     """The registry sends whole blobs whatever is asked for: our own signal, it never leaves this module."""
 
 
-@dataclass
-class _Received:
-    """Bytes that came, counted by every thread."""
-
-    count: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def add(self, count: int) -> None:
-        with self.lock:
-            self.count += count
-
-
 def fetch_missing(client: RegistryClient, partial: PartialLayer, progress: Progress = lambda _: None) -> int:
     """Fetch every chunk that `partial` lacks; return how many bytes came. `progress` is told that number as it grows.
 
@@ -45,7 +32,7 @@ def fetch_missing(client: RegistryClient, partial: PartialLayer, progress: Progr
         RegistryError, RegistryAnswerInvalid: as the client says; what arrived is kept.
         DiskFull, DiskFailed: as the store says.
     """
-    received = _Received()
+    received = Received()
     fetch = _Fetch(client, partial, received, progress)
     try:
         for _ in range(MAX_ROUNDS):
@@ -64,7 +51,7 @@ def fetch_missing(client: RegistryClient, partial: PartialLayer, progress: Progr
 class _Fetch:
     """One round after another over the runs that are missing."""
 
-    def __init__(self, client: RegistryClient, partial: PartialLayer, received: _Received, progress: Progress) -> None:
+    def __init__(self, client: RegistryClient, partial: PartialLayer, received: Received, progress: Progress) -> None:
         self._client = client
         self._partial = partial
         self._received = received

@@ -1,5 +1,6 @@
 """Requests to one registry: logged in where it asks for it, repeated where that helps, followed where it leads."""
 
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -49,6 +50,19 @@ class Pace:
 
 
 @dataclass
+class Received:
+    """Bytes that came in bodies, counted by every thread."""
+
+    count: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, count: int) -> None:
+        """Count `count` more."""
+        with self._lock:
+            self.count += count
+
+
+@dataclass
 class Answer:
     """A registry's answer while its body is read; headers in lower case."""
 
@@ -59,6 +73,7 @@ class Answer:
     _response: httpcore.Response
     _caller: Caller
     _pace: Pace
+    _received: Received
     _begun: bool = False
 
     @property
@@ -81,6 +96,7 @@ class Answer:
         content = bytearray()
         for piece in self._response.iter_stream():
             content += piece
+            self._received.add(len(piece))
             if len(content) > max_bytes:
                 raise AnswerTooLarge(self.host, what, max_bytes)
         return bytes(content)
@@ -102,6 +118,7 @@ class Answer:
             if piece is None:
                 return
             count += len(piece)
+            self._received.add(len(piece))
             if waited_s >= self._pace.idle_s:
                 if count < waited_s * MIN_BYTES_PER_S:
                     raise RegistryStalled(self.host, waited_s)
@@ -124,6 +141,7 @@ class Session:
     login: Login | None
     caller: Caller
     pace: Pace = field(default_factory=Pace)
+    received: Received = field(default_factory=Received)
 
     def __post_init__(self) -> None:
         """Make the pool of connections; none is opened yet."""
@@ -252,7 +270,7 @@ class Session:
             found = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in response.headers}
             if (encoding := found.get("content-encoding", "identity")) != "identity":
                 raise ContentEncoded(self.host, encoding)
-            answer = Answer(self.host, url, response.status, found, response, self.caller, pace)
+            answer = Answer(self.host, url, response.status, found, response, self.caller, pace, self.received)
             yield answer
             answer.drain(sent.method)
 

@@ -69,6 +69,8 @@ def test_skopeo_takes_a_packed_directory_to_a_registry_with_its_digest(
         target = f"{registry.host}/carl/packed:{tag}"
         skopeo("copy", *INSECURE, f"oci:{tmp_path / 'packed'}:{tag}", f"docker://{target}")
         assert pull_model(there, parse_reference(target), NAME, report=silent).manifest == model.digest
+    files = OrasClient(hostname=registry.host, insecure=True).pull(target, outdir=str(tmp_path / "oras"))
+    assert {digest_of(Path(file).read_bytes()) for file in files} == {layer.digest for layer in model.layers}
 
 
 def test_oras_pulls_the_files_under_their_own_names(
