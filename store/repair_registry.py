@@ -48,7 +48,7 @@ class RegistryBlobs:
         """
         pull = LayerPull(self._client, store, Offered({}, (), (), ()), lease, report, deltas=False)
         pull.take_layer(layer)
-        return pull.tally.moved
+        return layer.size - pull.tally.resumed
 
     def fill(self, partial: PartialLayer, left: Callable[[int], None]) -> int:
         """Fetch the missing chunks by Range; return the bytes that moved. Raises as `fetch_missing`.
