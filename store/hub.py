@@ -313,12 +313,15 @@ class _Reported(Download):
     def write(self, data: bytes) -> int:  # type: ignore[override]  # the one caller writes bytes
         """Append and report."""
         count = super().write(data)
-        now_s = time.monotonic()
-        if now_s - self._reported_s >= REPORT_EVERY_S or self.position == self.size:
-            self._reported_s = now_s
-            rate = (self.position - self.resumed_bytes) / max(now_s - self._began_s, 1e-3)
-            self._report({**self._facts, "completed": self.position, "rate": max(0, int(rate))})
+        if time.monotonic() - self._reported_s >= REPORT_EVERY_S or self.position == self.size:
+            self.pulse()
         return count
+
+    def pulse(self) -> None:
+        """Report."""
+        self._reported_s = time.monotonic()
+        rate = (self.position - self.resumed_bytes) / max(self._reported_s - self._began_s, 1e-3)
+        self._report({**self._facts, "completed": self.position, "rate": max(0, int(rate))})
 
 
 def _with_digests(snapshot: Snapshot, chosen: tuple[HubFile, ...], digests: dict[str, Digest]) -> Snapshot:

@@ -67,6 +67,9 @@ class Download(io.RawIOBase):
         self._hash = hashlib.sha256()
         self.position = 0
 
+    def pulse(self) -> None:
+        """Be told that more is asked for; may raise to stop."""
+
     def writable(self) -> bool:
         """Return True."""
         return True

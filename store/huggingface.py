@@ -13,8 +13,9 @@ host), its progress bars, its logging and the tokens that it finds by itself are
 
 import ipaddress
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from importlib.metadata import version
 from typing import BinaryIO, Final, Protocol, cast
 from urllib.parse import urlsplit
@@ -44,6 +45,8 @@ TIMEOUT_S: Final = 10
 TRIES: Final = 2
 MAX_ERROR_BYTES: Final = 64 << 10
 _SILENT: Final = 100
+# Called before each request of this thread: the library tries again by itself, and somebody may have left meanwhile.
+_asked: Final[ContextVar[Callable[[], None]]] = ContextVar("asked", default=lambda: None)
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 # Its own defaults hold 1.5 GB in memory and fetch 256 MB at a time; the file on the disk is the buffer here.
 _XET_SETTINGS: Final[dict[str, object]] = {
@@ -128,15 +131,19 @@ class HubSession:
         Raises:
             HubError: see `explained`; what came stays in `to`.
         """
-        with self.explained(repo, commit):
-            http_get(
-                hf_hub_url(repo, path, revision=commit, endpoint=self.endpoint),
-                cast(BinaryIO, to),
-                resume_size=to.position,
-                expected_size=to.size,
-                headers={**self._headers(), "Accept-Encoding": "identity"},
-                displayed_filename=path,
-            )
+        before = _asked.set(to.pulse)
+        try:
+            with self.explained(repo, commit):
+                http_get(
+                    hf_hub_url(repo, path, revision=commit, endpoint=self.endpoint),
+                    cast(BinaryIO, to),
+                    resume_size=to.position,
+                    expected_size=to.size,
+                    headers={**self._headers(), "Accept-Encoding": "identity"},
+                    displayed_filename=path,
+                )
+        finally:
+            _asked.reset(before)
 
     def download_xet(self, file: XetFile, to: Download) -> None:
         """Write what `to` does not have yet, from the Xet storage.
@@ -228,6 +235,7 @@ class HubRules:
 
     def check_request(self, request: httpx2.Request) -> None:
         """Accept a request that may be made, without the token where that is not the hub's."""
+        _asked.get()()
         origin = _origin(str(request.url))
         if origin != self._origin:
             request.headers.pop("authorization", None)

@@ -435,3 +435,28 @@ def test_a_model_that_is_refused_after_it_came_need_not_come_again(
         with pytest.raises(SourceInvalid, match="model_type"):
             build(store, simulated)
     assert len(simulated.requests("cdn", "GET")) == 1
+
+
+class Left(BaseException):
+    """Whoever waited has left."""
+
+
+def test_whoever_leaves_stops_the_download_and_what_came_is_kept(
+    start_hub: StartHub, store: ModelStore, tmp_path: Path
+) -> None:
+    directory = make_model_directory(tmp_path / "big", make_tensors(blocks=4, width=2048))
+    hub = hub_at(start_hub(directory))
+    seen: list[dict[str, object]] = []
+
+    def report(event: dict[str, object]) -> None:
+        seen.append(event)
+        if event.get("completed"):
+            raise Left
+
+    with store.lease() as lease, pytest.raises(Left):
+        hub.fetch_base(store, REPO, lease, report)
+    (partial,) = store.layout.downloads.iterdir()
+    assert partial.stat().st_size > 1 << 20
+    with store.lease() as lease:
+        fetched = hub.fetch_base(store, REPO, lease, seen.append)
+    assert fetched.moved.stored_bytes >= 1 << 20
