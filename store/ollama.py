@@ -292,8 +292,8 @@ class _Taking:
         total = sum(place.tensor.length for place in self._places.values())
         self._report(
             {
-                "status": f"writing {WEIGHTS}",
-                "source": OllamaCache.title,
+                "status": "writing",
+                "source": f"{WEIGHTS} from {OllamaCache.title}",
                 "completed": self._written,
                 "total": total,
             }

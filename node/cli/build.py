@@ -148,8 +148,9 @@ def _follow(screen: Screen, events: Iterator[Facts]) -> Facts:
             screen.say(f"  {_arrival(event)}")
         elif "total" in event:
             rate = f" at {format_bytes(event['rate'])}/s" if event.get("rate") else ""
+            place = f"from {event['source']}" if "digest" in event else event["source"]
             screen.progress(
-                f"{event['status']} {event['source']}: {format_bytes(event['completed'])} of "
+                f"{event['status']} {place}: {format_bytes(event['completed'])} of "
                 f"{format_bytes(event['total'])}{rate}"
             )
         elif event.get("status"):
