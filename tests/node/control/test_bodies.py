@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from node.control import adopt, ask, build, bundles, chats, link, models, node, registry_server, versions
+from node.control import adopt, ask, build, bundles, chats, link, models, node, registry, registry_server, versions
 
 VECTORS = sorted((Path(__file__).parents[3] / "specs/vectors/0017-control-api").glob("*.json"))
 BODIES: dict[str, type[BaseModel]] = {
@@ -31,6 +31,11 @@ BODIES: dict[str, type[BaseModel]] = {
     "/v1/adopt": adopt.AdoptBody,
     "/v1/registry/serve": registry_server.ServeBody,
     "/v1/registry/connect": registry_server.ConnectBody,
+    "/v1/registry/login": registry.LoginBody,
+    "/v1/registry/logout": registry.HostBody,
+    "/v1/registry/pack": registry.PackBody,
+    "/v1/registry/pull": registry.RegistryPullBody,
+    "/v1/registry/push": registry.PushBody,
     "/v1/ask": ask.AskBody,
     "/v1/chats/rename": chats.RenameBody,
     "/v1/chats/edit": chats.EditBody,
