@@ -199,6 +199,7 @@ BY_ERROR: Final[dict[str, ExitCode]] = {
     "MirInvalid": ExitCode.USAGE,
     "SafetensorsInvalid": ExitCode.MODEL_FILES_INVALID,
     "RecipeNameMissing": ExitCode.USAGE,
+    "ReleaseNotPinned": ExitCode.MODELFILE_INVALID,
     "BuildRefused": ExitCode.MODEL_FILES_INVALID,
     "ModelRefused": ExitCode.MODEL_FILES_INVALID,
     "HubError": ExitCode.MODEL_NOT_FOUND,
