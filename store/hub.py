@@ -177,7 +177,8 @@ class _Fetching:
         for file in chosen:
             if file.path not in self._digests:
                 self._take(file)
-        HubMemory(self._store.layout).remember(_with_digests(snapshot, chosen, self._digests))
+        if snapshot.commit_time_s:  # a cache does not know it, and a later build must have the time that others have
+            HubMemory(self._store.layout).remember(_with_digests(snapshot, chosen, self._digests))
         origin = Origin(SourceKind.HUB, self._name, snapshot.commit, snapshot.commit_time_s or None)
         self._report(fetched_event(origin, self._moved, self._used_cache))
         names = {file.path for file in chosen}

@@ -139,6 +139,17 @@ def test_without_a_network_the_cache_is_enough(
     assert pinned.files == fetched.files
 
 
+def test_a_build_without_a_network_leaves_the_commits_time_to_be_asked_for(
+    simulated: SimulatedHub, cache: Path, store: ModelStore
+) -> None:
+    offline, _ = fetch(store, hub_at(simulated, cache, offline=True))
+    online, _ = fetch(store, hub_at(simulated, cache))
+    assert (offline.origin.time_s, online.origin.time_s) == (None, 1714979289)
+    assert offline.origin.revision == online.origin.revision
+    again, _ = fetch(store, hub_at(simulated, cache, offline=True), f"{REPO}@{online.origin.revision}")
+    assert again.origin == online.origin
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_a_cache_that_somebody_wrote_into_is_not_believed(
     simulated: SimulatedHub, cache: Path, store: ModelStore, directory: Path, name: str
