@@ -3,11 +3,12 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from node.cli.demo_node import DemoNode
+from node.config import Home
 from store.registry.testing import is_installed, open_registry
 from tests.bench.random_model import copy_description
 from tests.bench.run import ROOT, CannotMeasure, Run
@@ -41,10 +42,14 @@ class Watch:
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._idle_mb = _memory_mb(pid, "VmRSS")
-        Path(f"/proc/{pid}/clear_refs").write_text("5")  # the mark begins again from what is resident now
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the peak until now; what is idle stays what it was at first, so that nothing kept since is hidden."""
+        Path(f"/proc/{self._pid}/clear_refs").write_text("5")
 
     def over_idle_mb(self) -> float:
-        """How far the peak since the beginning was above it."""
+        """How far the peak since the last beginning was above what was resident at first."""
         return peak_memory_mb(self._pid) - self._idle_mb
 
 
@@ -76,17 +81,18 @@ def measure(run: Run) -> Iterator[Row | Unmeasured]:
     run.progress("building it in a process of its own")
     yield _row(run, "built", build(run.scratch / "build-store", directory), "store.build in a process of its own")
     first, second = run.nodes
+    watches = {node.nickname: Watch(int(node.ready["pid"])) for node in run.nodes}
     recipe = directory.with_suffix(".Modelfile")
     recipe.write_text(f"FROM {directory}\n")
     run.progress("creating it on a node")
-    [grown] = _peaks([first], first, "create", MODEL, "-f", str(recipe))
+    [grown] = _peaks(watches, [first], first, "create", MODEL, "-f", str(recipe))
     yield _row(run, "created on a node", grown, "the node's process")
     run.progress("pulling it from the other node")
-    served, fetched = _peaks([first, second], second, "pull", MODEL, "--from", first.nickname)
+    served, fetched = _peaks(watches, [first, second], second, "pull", MODEL, "--from", first.nickname)
     yield _row(run, "given to a peer", served, "the node's process")
     yield _row(run, "pulled from a peer", fetched, "the node's process")
     second.command("rm", MODEL)
-    yield from _registry_rows(run, first, second)
+    yield from _registry_rows(run, watches, first, second)
     first.command("rm", MODEL)
     shutil.rmtree(directory)
 
@@ -110,17 +116,23 @@ def build(store: Path, directory: Path) -> float:
     return grown
 
 
-def _registry_rows(run: Run, first: DemoNode, second: DemoNode) -> Iterator[Row | Unmeasured]:
+def _registry_rows(
+    run: Run, watches: Mapping[str, Watch], first: DemoNode, second: DemoNode
+) -> Iterator[Row | Unmeasured]:
     if not is_installed():
         yield Unmeasured("memory, registry", "docker-registry is not installed: apt install docker-registry")
         return
     with _registry(run.scratch / "registry") as host:
         place = f"{host}/bench/{MODEL}:latest"
         run.progress("pushing it to a docker-registry")
-        [grown] = _peaks([first], first, "push", MODEL, place)
+        [grown] = _peaks(watches, [first], first, "push", MODEL, place)
         yield _row(run, "pushed to a registry", grown, "the node's process, docker-registry 2.8")
         run.progress("pulling it from there")
-        [grown] = _peaks([second], second, "pull", place)
+        blobs = Home(second.home, second.home).store / "blobs" / "sha256"
+        held = sum(blob.stat().st_size for blob in blobs.iterdir())
+        if held > run.sizes.layer_bytes / 2:
+            raise CannotMeasure("the node that is to pull from the registry holds the layer still")
+        [grown] = _peaks(watches, [second], second, "pull", place)
         yield _row(run, "pulled from a registry", grown, "the node's process, docker-registry 2.8")
         second.command("rm", place)
 
@@ -132,10 +144,12 @@ def _registry(directory: Path) -> Iterator[str]:
     shutil.rmtree(directory)
 
 
-def _peaks(watched: list[DemoNode], node: DemoNode, *words: str) -> list[float]:
-    watches = [Watch(int(each.ready["pid"])) for each in watched]
+def _peaks(watches: Mapping[str, Watch], watched: list[DemoNode], node: DemoNode, *words: str) -> list[float]:
+    """The peaks of the nodes `watched` while `node` is given a command."""
+    for each in watched:
+        watches[each.nickname].begin()
     node.command(*words)
-    return [watch.over_idle_mb() for watch in watches]
+    return [watches[each.nickname].over_idle_mb() for each in watched]
 
 
 def _row(run: Run, what: str, grown_mb: float, remark: str) -> Row:
