@@ -23,7 +23,7 @@ from protocol.refusal import RefusalCode
 
 REGISTRY_PROTOCOL: Final = "/tilenode/registry/1"
 MAX_HEAD_BYTES: Final = 16 * 1024
-# Each stream may hold two runs of about a MiB in memory.
+# Each stream may hold two batches of 3 MiB in memory.
 MAX_STREAMS_PER_PEER: Final = 8
 MAX_STREAMS: Final = 24
 REQUEST_S: Final = 30.0
