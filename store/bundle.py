@@ -234,13 +234,12 @@ class _Writer:
         if found and UNFINISHED not in found:
             what = "holds a finished bundle already" if SIGNATURE_FILE in found else f"is not empty: {found[0]}"
             raise BundleTargetUsed(self._root, what)
-        for directory in (self._root, *(self._root / name for name in ("blobs", "blobs/sha256", "provenance", "logs"))):
-            if not directory.exists():
-                directory.mkdir()
-                _open_up(directory, _DIRECTORY_MODE)
-                flush_directory(directory.parent)
+        _make(self._root)
+        (self._root / UNFINISHED).touch()  # before anything else: what a kill leaves is known by it
+        flush_directory(self._root)
         require_file_size(self._root, largest)
-        self._put(UNFINISHED, b"")
+        for name in ("blobs", "blobs/sha256", "provenance", "logs"):
+            _make(self._root / name)
         # An index of before is of other files; it must not be taken for that of these.
         (self._root / SIGNATURE_FILE).unlink(missing_ok=True)
 
@@ -354,9 +353,14 @@ def _finish(file: io.BufferedWriter) -> None:
     flush_file(file.fileno())
 
 
-def _open_up(directory: Path, mode: int) -> None:
+def _make(directory: Path) -> None:
+    """Make a directory that everybody may read, where the disk has rights, and return when it is on the disk."""
+    if directory.exists():
+        return
+    directory.mkdir()
     try:
-        directory.chmod(mode)
+        directory.chmod(_DIRECTORY_MODE)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP):
             raise
+    flush_directory(directory.parent)

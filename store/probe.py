@@ -13,6 +13,9 @@ from store.disk import flush_directory, flush_file
 from store.errors import FileTooLarge, MoveRefused
 
 _PROBE: Final = ".tilenode-probe"
+_PROBE_RENAMED: Final = ".tilenode-probe-2"
+# What a process that was killed while it tried may have left.
+PROBE_FILES: Final = frozenset({_PROBE, _PROBE_RENAMED})
 _RENAMED: Final = f"{_PROBE}-2"
 PROBES: Final = frozenset({_PROBE, _RENAMED})  # what a kill may leave; the next probe takes it over
 _PAGE: Final = 4096

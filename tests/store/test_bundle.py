@@ -41,7 +41,7 @@ class Exporter:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        root.mkdir()
+        root.mkdir(exist_ok=True)
         secrets = secrets_from_number(1)
         self.store = ModelStore(root / "store")
         self.log = Log.open(root / "log", KEY, LogGuard(MemorySecretStore(secrets), secrets))
@@ -378,6 +378,38 @@ store = ModelStore(Path(sys.argv[2]))
 with Bundle(Path(sys.argv[1])) as bundle:
     take_bundle(store, bundle, "", 1, lambda _: None)
 """
+
+
+EXPORTER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from tests.store.test_bundle import Exporter
+exporter = Exporter(Path(sys.argv[2]))
+exporter.export(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("call", ["write", "rename,renameat,renameat2", "fsync,fdatasync", "unlink,unlinkat"])
+def test_an_export_that_is_killed_is_no_bundle_and_goes_on(
+    ann: Exporter, ben: ModelStore, tmp_path: Path, call: str
+) -> None:
+    digest = ann.publish(tensors())
+    root = str(Path(__file__).parents[2])
+    for number in (1, 6, 17):
+        exporter = [sys.executable, "-c", EXPORTER, str(tmp_path / "stick"), str(ann.root), root]
+        inject = f"inject={call}:signal=SIGKILL:when={number}"
+        done = subprocess.run(["strace", "-f", "-qq", "-o", "/dev/null", "-e", inject, *exporter], capture_output=True)
+        if done.returncode == 0:
+            break
+        if (tmp_path / "stick").exists() and (tmp_path / "stick" / "unfinished").exists():
+            with pytest.raises(BundleMissing, match="not finished"):
+                Bundle(tmp_path / "stick")
+    if not (tmp_path / "stick" / "bundle.dsse").exists():
+        ann.export(tmp_path / "stick")
+    take(ben, tmp_path / "stick")
+    assert ben.refs.get(NAME) == digest
+    ben.verify(NAME)
 
 
 @pytest.mark.parametrize("call", ["pwrite64", "write", "rename,renameat,renameat2", "fsync,fdatasync"])

@@ -122,6 +122,18 @@ def test_a_mount_point_itself_can_be_the_target_and_stays(home: Home, tmp_path: 
         home.verify()
 
 
+def test_what_a_killed_try_left_in_the_target_is_no_reason_to_refuse_it(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / ".tilenode-probe").touch()
+    with mounted(tmp_path / "disk") as disk:
+        (disk / ".tilenode-probe-2").touch()
+        home.move(disk)
+        home.verify()
+        assert not (disk / ".tilenode-probe-2").exists()
+        home.move(tmp_path / "elsewhere")
+        home.verify()
+
+
 def test_what_it_takes_along(home: Home, tmp_path: Path) -> None:
     store = ModelStore(home.source)
     (store.layout.downloads / f"{'1' * 64}.partial").write_bytes(b"x" + bytes(20 << 20) + b"y")
