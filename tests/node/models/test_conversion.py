@@ -180,6 +180,20 @@ async def test_leaving_ends_the_process_at_once(source: Path, tmp_path: Path) ->
     assert not psutil.pid_exists(pids[0])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces a bound on a process's memory")
+async def test_the_process_has_a_bound_on_its_memory(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    bounds: list[int] = []
+
+    async def emit(_: dict[str, object]) -> None:
+        bounds.extend(process.rlimit(psutil.RLIMIT_DATA)[0] for process in _converters())
+
+    conversion = Conversion(emit)
+    await trio.to_thread.run_sync(conversion.convert, source, tmp_path / "made", Quantization.INT4)
+    assert bounds
+    assert all(0 < bound <= psutil.virtual_memory().total for bound in bounds)
+
+
 async def test_a_process_that_is_killed_is_named(source: Path, tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
 
