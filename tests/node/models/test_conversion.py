@@ -180,6 +180,7 @@ async def test_leaving_ends_the_process_at_once(source: Path, tmp_path: Path) ->
     assert not psutil.pid_exists(pids[0])
 
 
+@pytest.mark.platform
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces a bound on a process's memory")
 async def test_the_process_has_a_bound_on_its_memory(source: Path, tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
