@@ -380,6 +380,22 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def test_a_disk_that_gets_full_half_way_is_said_and_what_came_is_kept(start_hub: StartHub, tmp_path: Path) -> None:
+    directory = make_model_directory(tmp_path / "big", make_tensors(blocks=4, width=2048))
+    simulated = start_hub(directory)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (15 << 20, 15 << 20))"
+    words = [sys.executable, "-c", limit + DOWNLOADER, str(tmp_path / "store"), simulated.url, REPO]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].startswith("store.errors.DiskFull: ")
+    store = ModelStore(tmp_path / "store")
+    (partial,) = store.layout.downloads.iterdir()
+    assert partial.stat().st_size == 15 << 20
+    fetched, _ = fetch(store, hub_at(simulated))
+    assert fetched.moved.stored_bytes == 15 << 20
+    assert contents(fetched)["model.safetensors"] == (directory / "model.safetensors").read_bytes()
+    store.close()
+
+
 @pytest.mark.parametrize("faults", [{}, {"no_range": True}])
 def test_what_a_killed_download_left_is_hashed_again_and_thrown_away_when_damaged(
     start_hub: StartHub, store: ModelStore, directory: Path, faults: dict[str, object]
