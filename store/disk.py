@@ -112,6 +112,14 @@ def require_space(place: Path, needed_bytes: int) -> None:
         raise DiskFull(place, needed_bytes + SPACE_MARGIN_BYTES - free, free)
 
 
+def is_at(path: Path, descriptor: int) -> bool:
+    """Return whether the open file still is the one under this name."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
 class Temporary:
     """A new file in `directory` under a name nobody uses, locked while it is open; gone unless it was renamed.
 
@@ -119,15 +127,17 @@ class Temporary:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.path = directory / f"{os.getpid()}-{next(_counter)}"
         while True:
+            self.path = directory / f"{os.getpid()}-{next(_counter)}"
             try:
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
                 descriptor = os.open(self.path, flags, PRIVATE)
-                break
             except FileExistsError:  # left by a killed process that had this number
-                self.path = directory / f"{os.getpid()}-{next(_counter)}"
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+                continue
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if is_at(self.path, descriptor):
+                break
+            os.close(descriptor)  # taken for a leftover by another process, before it was locked
         self.file = io.FileIO(descriptor, "r+b")
         self._past_cache = False
 

@@ -452,11 +452,11 @@ class HistoryFull(StoreError):
 class CollectRefused(StoreError):
     """What is needed cannot be told, so nothing is removed."""
 
-    def __init__(self, what: str, reason: str) -> None:
+    def __init__(self, what: str, reason: str, hint: str) -> None:
         super().__init__(f"nothing is removed while {what} cannot be read: {reason}")
         self.what = what
         self.reason = reason
-        self.hint = "give the name a model again (tilenode create NAME, or tilenode pull NAME), or: tilenode rm NAME"
+        self.hint = hint
 
 
 class SafetensorsInvalid(StoreError):

@@ -97,9 +97,11 @@ def collect(
             store.refs.forget_version(name, version.number)
         gone = _sweep(store, [blob.digest for blob in blobs], unused_since_s=old_s)
         blobs = tuple(blob for blob in blobs if blob.digest in gone)
-    left = tuple(leftovers(store, {blob.digest for blob in blobs}, old_s, now, quarantine_age_s))
+    with store.layout.lock, store.layout.sweeping.exclusive():
+        left = tuple(leftovers(store, {blob.digest for blob in blobs}, old_s, now, quarantine_age_s))
+        if not dry_run:
+            left = tuple(leftover for leftover in left if leftover.remove())
     if not dry_run:
-        left = tuple(leftover for leftover in left if leftover.remove())
         store.leases.remove_dead()
         _forget_facts(store)
     return GcReport(dry_run, forgotten, blobs, left, len(young), sum(young.values()))
@@ -123,7 +125,9 @@ def _sweep(store: CollectStore, digests: Iterable[Digest], unused_since_s: float
     """Remove what nothing needs *now*, while nobody can take a lease or move a name."""
     gone = {}
     with store.layout.lock, store.layout.sweeping.exclusive():
-        needed = needed_blobs(store) | (frozenset() if unused_since_s is None else used_blobs(store, unused_since_s))
+        needed = needed_blobs(store, sweeping=True) | (
+            frozenset() if unused_since_s is None else used_blobs(store, unused_since_s)
+        )
         for digest in digests:
             if digest not in needed:
                 store.chunks.remove(digest)

@@ -17,7 +17,7 @@ from typing import Final
 from protocol.canonical_json import decode_json, encode_json
 from protocol.digest import Digest, parse_digest
 from protocol.errors import DigestInvalid, JsonInvalid
-from store.disk import Temporary, disk_errors, open_regular
+from store.disk import Temporary, disk_errors, is_at, open_regular
 from store.errors import DiskFailed, DiskFull, LeaseCorrupt, LeaseTooLarge
 from store.layout import Layout
 
@@ -228,7 +228,7 @@ def _read_if_alive(path: Path) -> frozenset[Digest]:
         with file:
             if not _try_lock(file, fcntl.LOCK_SH):
                 return parse_lease(path, file.read(MAX_LEASE_BYTES + 1))
-            if _is_at(path, file) or not path.exists():
+            if is_at(path, file.fileno()) or not path.exists():
                 return frozenset()
     # Its process replaced it between opening and locking, so what was locked is nobody's any more: look again.
     return _read_if_alive(path)
@@ -242,7 +242,7 @@ def _remove_if_dead(path: Path) -> bool:
             return False
         with file:
             # The same file as under the name: a living process may have replaced it between opening and locking.
-            if not _try_lock(file, fcntl.LOCK_EX) or not _is_at(path, file):
+            if not _try_lock(file, fcntl.LOCK_EX) or not is_at(path, file.fileno()):
                 return False
             path.unlink(missing_ok=True)
             return True
@@ -254,10 +254,3 @@ def _try_lock(file: io.FileIO, operation: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _is_at(path: Path, file: io.FileIO) -> bool:
-    try:
-        return os.path.samestat(path.lstat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False

@@ -12,7 +12,7 @@ from typing import Protocol
 from protocol.digest import Digest, parse_digest
 from protocol.errors import DigestInvalid
 from store.blobs import Blobs
-from store.disk import disk_errors, open_regular
+from store.disk import disk_errors, is_at, open_regular
 from store.layout import Layout
 
 _BITMAP = ".bitmap"
@@ -59,7 +59,8 @@ def leftovers(
     """Yield what was last written before `old_s` and is nobody's any more.
 
     Models whose manifest is in `gone` or not in the store count as gone; what is in quarantine only where
-    `quarantine_age_s` is given.
+    `quarantine_age_s` is given. To be called while the store's `sweeping` is held: looking locks a file for a moment,
+    and must not stand in the way of a download that is just being taken up.
     """
     layout = store.layout
     with disk_errors(layout.root):
@@ -135,6 +136,8 @@ def _remove_unlocked(path: Path) -> bool:
     try:
         with open_regular(path) as file:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not is_at(path, file.fileno()):
+                return False
             path.unlink()
     except (BlockingIOError, FileNotFoundError):
         return False

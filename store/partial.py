@@ -70,7 +70,7 @@ class PartialLayer:
         self._lock = threading.Lock()
         self._verified = bytearray((len(chunk_map) + 7) // 8)
         self._left = len(chunk_map)
-        with disk_errors(self._path):
+        with store.layout.sweeping.shared(), disk_errors(self._path):  # who sweeps locks it for a moment, to look
             self._file = open_locked(self._path, digest)
         try:
             self._take_up()

@@ -57,8 +57,13 @@ def read_manifest(blobs: Blobs, digest: Digest) -> Manifest | None:
         return None
 
 
-def needed_blobs(store: ReachStore, without: Mapping[ModelName, frozenset[int]] = _NO_VERSIONS) -> frozenset[Digest]:
+def needed_blobs(
+    store: ReachStore, without: Mapping[ModelName, frozenset[int]] = _NO_VERSIONS, *, sweeping: bool = False
+) -> frozenset[Digest]:
     """Return every blob that must stay; `without` are versions of names that count as forgotten already.
+
+    With `sweeping` the store's lock of that name is held, and layers that are arriving count as well: to see whether
+    one is, its file is locked for a moment, which must not stand in the way of a pull that is just beginning.
 
     Roots are every version of every name, the leases of every living process, entries of other programs in
     `index.json`, and layers that are arriving. From manifests the way leads over config, layers and chunk maps; from
@@ -71,7 +76,7 @@ def needed_blobs(store: ReachStore, without: Mapping[ModelName, frozenset[int]] 
         LeaseCorrupt: what another process keeps cannot be read.
         DiskFailed: the disk says no.
     """
-    others = {*store.leases.held(), *_arriving(store.layout)}
+    others = {*store.leases.held(), *(_arriving(store.layout) if sweeping else ())}
     named = _named_blobs(store, without)
     foreign = {digest for entry in store.refs.foreign_entries() for digest in _digests(str(entry).encode())}
     return frozenset(named | _led_to(store.blobs, (others | foreign) - named))
@@ -103,7 +108,8 @@ def documents_closure(blobs: Blobs, digest: Digest) -> set[Digest]:
 def _named_blobs(store: ReachStore, without: Mapping[ModelName, frozenset[int]]) -> set[Digest]:
     entries, unreadable = store.refs.scan()
     if unreadable:
-        raise CollectRefused(str(unreadable[0].path.relative_to(store.layout.root)), unreadable[0].reason)
+        what = str(unreadable[0].path.relative_to(store.layout.root))
+        raise CollectRefused(what, unreadable[0].reason, unreadable[0].hint)
     needed: set[Digest] = set()
     for entry in entries:
         gone = without.get(entry.name, frozenset())
@@ -113,8 +119,11 @@ def _named_blobs(store: ReachStore, without: Mapping[ModelName, frozenset[int]])
             try:
                 manifest = parse_manifest(store.blobs.read(version.digest, MAX_MANIFEST_BYTES))
             except (StoreError, ProtocolError) as error:
-                what = f"version {version.number} of {format_model_name(entry.name)}"
-                raise CollectRefused(what, str(error)) from error
+                name = format_model_name(entry.name)
+                hint = f"forget it: tilenode rm {name} --version {version.number}"
+                if version is entry.history[-1]:
+                    hint = f"repair it: tilenode verify {name} --repair; or: tilenode rm {name}"
+                raise CollectRefused(f"version {version.number} of {name}", str(error), hint) from error
             needed.add(version.digest)
             needed.update(blob.digest for blob in manifest.blobs())
     return needed

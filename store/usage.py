@@ -8,6 +8,7 @@ from pathlib import Path
 from protocol.digest import Digest
 from protocol.model_name import ModelName
 from store.disk import disk_errors
+from store.errors import CollectRefused, LeaseCorrupt
 from store.gc import GcReport, collect
 from store.leftovers import disk_bytes
 from store.models import ModelStore
@@ -30,7 +31,7 @@ class Usage:
 
     `blob_bytes` is all of `blobs/`, of which `chunk_map_bytes` is a part. `copy_bytes` are materialised models whose
     files are neither links nor counted as clones of blobs: a file system that shares their bytes does not say so.
-    `garbage` is what collecting would free now.
+    `garbage` is what collecting would free now, None where that cannot be told.
     """
 
     models: tuple[ModelUsage, ...]
@@ -54,7 +55,6 @@ def measure(store: ModelStore, now_s: float | None = None) -> Usage:
     """Return where the store's bytes are.
 
     Raises:
-        CollectRefused, LeaseCorrupt: what is needed cannot be told, so neither can what collecting would free.
         DiskFailed: the disk says no.
     """
     layout = store.layout
@@ -86,8 +86,15 @@ def measure(store: ModelStore, now_s: float | None = None) -> Usage:
             copy_bytes=_bytes_in(layout.materialized),
             provenance_bytes=_bytes_in(layout.provenance),
             index_bytes=_bytes_in(layout.indexes, layout.manifests, layout.leases) + disk_bytes(layout.index),
-            garbage=collect(store, dry_run=True, now_s=now_s),
+            garbage=_garbage(store, now_s),
         )
+
+
+def _garbage(store: ModelStore, now_s: float | None) -> GcReport | None:
+    try:
+        return collect(store, dry_run=True, now_s=now_s)
+    except (CollectRefused, LeaseCorrupt):
+        return None
 
 
 def _blobs_of(store: ModelStore, manifests: Iterable[Digest], maps: set[Digest]) -> set[Digest]:

@@ -234,6 +234,9 @@ def usage(invocation: Invocation) -> int:
     screen.say()
     screen.table(("WHERE", "SIZE"), [(what, format_bytes(size)) for what, size in _places(facts) if size])
     garbage = facts["garbage"]
+    if garbage is None:
+        screen.say("\nwhat gc would free cannot be told. To see why, run: tilenode gc --dry-run")
+        return ExitCode.OK
     if garbage["freed_bytes"]:
         screen.say(f"\ngc would free {format_bytes(garbage['freed_bytes'])}. To see what, run: tilenode gc --dry-run")
     if garbage["young_bytes"]:

@@ -19,7 +19,7 @@ from store.errors import CollectRefused, LeaseCorrupt, VersionPinned
 from store.gc import GcReport, collect
 from store.models import ModelStore
 from store.partial import PartialLayer
-from store.testing import add_model, make_model_directory
+from store.testing import add_model, make_model_directory, make_tensors
 
 DEMO, OTHER = parse_model_name("demo"), parse_model_name("other")
 DAY_S = 86_400
@@ -267,6 +267,62 @@ def test_collecting_without_a_pause_beside_two_processes_that_build_and_remove_t
     assert int(rounds[1]) >= 2
     assert int(rounds[2]) >= 20, "the orphans went"
     assert store.problems() == []
+
+
+# Pulls a model chunk by chunk from another store, as a pull does, and says so once its name is set; again and again.
+PULLER = """
+import sys
+from pathlib import Path
+from protocol.model_name import parse_model_name
+from store.models import ModelStore
+from store.partial import PartialLayer
+root = Path(sys.argv[1])
+source, store = ModelStore(root / "source"), ModelStore(root / "store")
+for number in range(6):
+    model = source.resolve(parse_model_name(f"m{number}"))
+    blobs = list(model.manifest.blobs())
+    with store.lease([model.digest, *(blob.digest for blob in blobs)]):
+        mapped = {layer.digest: layer for layer in model.layers if layer.chunk_map}
+        for blob in blobs:
+            if blob.digest not in mapped and not store.blobs.has(blob.digest):
+                store.blobs.publish_bytes(source.blobs.read(blob.digest, blob.size))
+        for digest, layer in mapped.items():
+            if store.blobs.has(digest):
+                continue
+            chunk_map = store.chunk_map(layer)
+            with PartialLayer.open(store, digest, layer.size, chunk_map) as partial:
+                for index in partial.missing():
+                    partial.write_chunk(index, source.blobs.read_chunks(chunk_map, index, 1))
+                    partial.sync()
+                partial.finish()
+        store.blobs.publish_bytes(source.blobs.read(model.digest, 4 << 20))
+        store.refs.set(model.name, model.digest)
+    print("pulled", model.name, flush=True)
+    if number % 2:
+        store.remove(model.name)
+        print("removed", model.name, flush=True)
+"""
+
+
+def test_collecting_without_a_pause_beside_a_process_that_pulls_takes_nothing(tmp_path: Path) -> None:
+    source, store = ModelStore(tmp_path / "source"), ModelStore(tmp_path / "store")
+    for number in range(6):
+        tensors = make_tensors(number)
+        add_model(source, f"m{number}", make_model_directory(tmp_path / f"model{number}", tensors))
+    collector = start(COLLECTOR, tmp_path)
+    assert collector.stdout is not None
+    assert collector.stdout.readline() == "started\n"
+    puller = start(PULLER, tmp_path)
+    said = [line.split() for line in puller.communicate(timeout=120)[0].splitlines()]
+    (tmp_path / "stop").touch()
+    collector.communicate(timeout=60)
+    assert (puller.returncode, collector.returncode) == (0, 0)
+    assert len(said) == 9
+    names = [entry.name for entry in store.refs.list()]
+    assert [str(name) for name in names] == ["m0:latest", "m2:latest", "m4:latest"]
+    for name in names:
+        assert store.verify(name)
+    assert list(store.layout.downloads.iterdir()) == []
 
 
 def test_a_lease_in_another_process_keeps_what_no_name_has(store: ModelStore, tmp_path: Path, directory: Path) -> None:

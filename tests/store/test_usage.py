@@ -48,3 +48,9 @@ def test_what_is_no_model_is_told_by_what_it_is(store: ModelStore, tmp_path: Pat
     assert after.total_bytes > before.total_bytes + 30_000
     store.remove(parse_model_name("demo"))
     assert measure(store).models == ()
+
+
+def test_what_would_be_freed_is_not_told_while_a_version_cannot_be_read(store: ModelStore, tmp_path: Path) -> None:
+    built = add_model(store, "demo", make_model_directory(tmp_path / "model"))
+    store.blobs.delete(built.manifest)
+    assert measure(store).garbage is None
