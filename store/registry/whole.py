@@ -34,7 +34,7 @@ class WholePartial:
         self._hash = hashlib.sha256()
         self._layout = store.layout
         self._path = store.layout.partial_path(digest)
-        with disk_errors(self._path):
+        with store.layout.sweeping.shared(), disk_errors(self._path):  # who sweeps locks it for a moment, to look
             self._file = open_locked(self._path, digest)
         try:
             with disk_errors(self._path):
