@@ -19,6 +19,7 @@ from store.partial import PartialLayer
 from store.refs import RefEvent
 
 SYNC_BYTES: Final = 64 << 20
+TELL_BYTES: Final = 4 << 20
 _NUMBER_BYTES: Final = 4
 
 Report = Callable[[Mapping[str, object]], None]
@@ -62,6 +63,7 @@ class _Taking:
         self._total = self.missing_bytes()
         self.copied_bytes = 0
         self._arrived = 0
+        self._untold = 0
 
     def missing_bytes(self) -> int:
         """Return the bytes of the blobs that are not in the store."""
@@ -161,5 +163,9 @@ class _Taking:
     def _tell(self, digest: Digest, count: int) -> None:
         self.copied_bytes += count
         self._arrived += count
+        self._untold += count
+        if self._untold < TELL_BYTES and self._arrived < self._total:
+            return
+        self._untold = 0
         completed = min(self._arrived, self._total)
         self._report({"status": "importing", "digest": digest, "completed": completed, "total": self._total})

@@ -107,7 +107,8 @@ def _follow(screen: Screen, events: Iterator[Facts], where: str) -> Facts:
     began: tuple[float, int] | None = None
     for event in events:
         if "total" not in event:
-            screen.progress(str(event.get("status", "")))
+            if event.get("status") != "success":
+                screen.progress(str(event.get("status", "")))
             continue
         now_s = time.monotonic()
         began = began or (now_s, event["completed"])

@@ -67,7 +67,9 @@ def _verify_all(invocation: Invocation, client: ControlClient, names: Sequence[s
             invocation.screen.warn(str(error) if str(error).startswith(name) else f"{name}: {error}")
     invocation.screen.facts({"models": outcomes})
     bad = sum(not outcome["ok"] for outcome in outcomes)
-    if bad:
+    if not names:
+        invocation.screen.say("no model is in the store yet. To see what there is, run: tilenode list")
+    elif bad:
         tried = invocation.arguments.repair
         hint = "see who is there, run: tilenode status" if tried else "repair them, run: tilenode verify --all --repair"
         invocation.screen.say(f"{bad} of {len(names)} models are not whole. To {hint}")
@@ -97,7 +99,7 @@ def _show_progress(screen: Screen, event: Facts) -> None:
         source = f" from {event['source']}" if event.get("source") else ""
         done = f"{format_bytes(event['completed'])} of {format_bytes(event['total'])}"
         screen.progress(f"{event['status']}{source}: {done}")
-    else:
+    elif event.get("status") != "success":
         screen.progress(str(event.get("status", "")))
 
 
