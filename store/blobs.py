@@ -11,8 +11,8 @@ from typing import Final
 from blake3 import blake3
 
 from protocol.chunkmap import ChunkMap
-from protocol.digest import Digest, digest_of, parse_digest
-from protocol.errors import DigestInvalid
+from protocol.digest import Digest, digest_of, parse_digest, short_digest
+from protocol.errors import ChunkMapInvalid, DigestInvalid
 from store.disk import READ_ONLY, Temporary, disk_errors, flush_directory, open_regular, require_space
 from store.errors import BlobMissing, BlobTooLarge, LayerCorrupt
 from store.layout import Layout
@@ -81,6 +81,7 @@ class Blobs:
         Raises:
             BlobMissing: the blob is not in the store.
             LayerCorrupt: a chunk changed on the disk; the blob is in quarantine now.
+            ChunkMapInvalid: the blob is what it should be, so it is the map that lies.
         """
         start, end = chunk_map.edges[first], chunk_map.edges[first + count]
         with self.open(chunk_map.blob) as file, disk_errors(self.layout.blob_path(chunk_map.blob)):
@@ -90,6 +91,9 @@ class Blobs:
             chunk = chunk_map.chunk(index)
             piece = memoryview(data)[chunk.offset - start : chunk.offset - start + chunk.length]
             if blake3(piece).digest() != chunk.blake3:
+                # The map may be a stranger's, and the blob another model's: only its own digest speaks against it.
+                if self._hash(chunk_map.blob)[0] == chunk_map.blob:
+                    raise ChunkMapInvalid(f"chunk {index}", f"not what {short_digest(chunk_map.blob)} holds there")
                 self.quarantine(chunk_map.blob)
                 raise LayerCorrupt(chunk_map.blob, None, f"at byte {chunk.offset}")
         return data
@@ -101,8 +105,7 @@ class Blobs:
             BlobMissing: it is not in the store.
             LayerCorrupt: its bytes changed; it is in quarantine now.
         """
-        with self.open(digest) as file, disk_errors(self.layout.blob_path(digest)):
-            found, size = hash_file(file)
+        found, size = self._hash(digest)
         self._require(digest, found)
         return size
 
@@ -158,6 +161,10 @@ class Blobs:
             size = self._stat_size(digest)
             path.unlink(missing_ok=True)
         return size or 0
+
+    def _hash(self, digest: Digest) -> tuple[Digest, int]:
+        with self.open(digest) as file, disk_errors(self.layout.blob_path(digest)):
+            return hash_file(file)
 
     def _stat_size(self, digest: Digest) -> int | None:
         try:

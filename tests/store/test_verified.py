@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
+from protocol.chunkmap import encode_chunk_map, make_chunk_map
 from protocol.digest import Digest, digest_of
+from protocol.errors import ChunkMapInvalid
 from protocol.manifest import Descriptor
 from store.blobs import Blobs
 from store.errors import BlobMissing, LayerCorrupt
@@ -100,3 +103,14 @@ def test_what_is_damaged_already_is_not_opened(store: ModelStore) -> None:
         open_verified(store.blobs, other, 999, None)
     with pytest.raises(BlobMissing):
         open_verified(store.blobs, digest_of(b"nothing"), 7, None)
+
+
+def test_a_chunk_map_that_lies_costs_no_good_blob(store: ModelStore, tmp_path: Path) -> None:
+    digest, size, _ = mapped(store, tmp_path)
+    lengths = [min(1 << 16, size - start) for start in range(0, size, 1 << 16)]
+    lie = encode_chunk_map(make_chunk_map(digest, size, [(blake3(b"a lie").digest(), length) for length in lengths]))
+    pin = Descriptor(store.blobs.publish_bytes(lie), len(lie), "")
+    for _ in range(2):
+        with pytest.raises(ChunkMapInvalid):
+            open_verified(store.blobs, digest, size, pin).run(0, size, 1 << 20)
+    assert store.blobs.verify(digest) == size
