@@ -916,7 +916,7 @@ class MoveJournalInvalid(StoreError):
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
-        self.hint = f"look at both places (tilenode data); then remove {path.name} to go on with the one that is set"
+        self.hint = f"move {path} away; the store is then where settings.json says, or {path.parent / 'store'}"
 
 
 class StoreAway(StoreError):
