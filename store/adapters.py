@@ -9,7 +9,7 @@ from protocol.digest import digest_of
 from protocol.manifest import WEIGHT, WEIGHT_CONFIG, Layer
 from store.bases import Places, located_layers
 from store.errors import AdapterInvalid, AdapterUnknown, BaseUnknown, FormatUnsupported, SourceEscapes
-from store.fetched import Report
+from store.fetched import Report, Wanted
 from store.layers import Progress, StoredLayer, read_layer_header, store_file
 from store.leases import Lease
 from store.lora import (
@@ -52,7 +52,7 @@ def find_adapter(places: Places, name: str) -> FoundAdapter:
         HubError: it may be elsewhere, and that place does not give it.
     """
     try:
-        found = places.locate(name.removesuffix(f"/{WEIGHTS}"))
+        found = places.locate(name.removesuffix(f"/{WEIGHTS}"), Wanted.ADAPTER)
     except BaseUnknown:
         raise AdapterUnknown(name) from None
     skipped = () if isinstance(found, StoredModel) else found.skipped

@@ -26,6 +26,7 @@ from store.adapters import adapter_layers, find_adapter, is_adapter, store_adapt
 from store.bases import Located, Places, located_layers
 from store.disk import disk_errors, require_space
 from store.errors import SourceInvalid, SourceMissing
+from store.fetched import Wanted
 from store.layers import Progress, StoredLayer, hash_source, known_layers, store_file
 from store.models import HERE, MODELFILE, ModelStore, StoredModel
 from store.sources import (
@@ -195,7 +196,7 @@ class PartsReader:
     def _tokenizer(self) -> Located | None:
         if self._request.tokenizer is None:
             return None
-        found = self._places.locate(self._request.tokenizer)
+        found = self._places.locate(self._request.tokenizer, Wanted.TOKENIZER)
         if isinstance(found, StoredModel):
             found = located_layers(self._store, found, found.layers)
         files = {name: at for name, at in found.files.items() if name in TOKENIZER_FILES}

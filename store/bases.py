@@ -11,7 +11,7 @@ from protocol.manifest import Layer
 from protocol.model_name import format_model_name, parse_model_name
 from store.disk import disk_errors
 from store.errors import BaseUnknown, FormatUnsupported, ReleaseNotPinned, RepositoryNameInvalid
-from store.fetched import Remote, Report
+from store.fetched import Remote, Report, Wanted
 from store.hub_listing import is_commit, parse_repository
 from store.leases import Lease
 from store.models import ModelStore, StoredModel
@@ -73,8 +73,8 @@ class Places:
     visited: dict[str, Path] = field(default_factory=dict)
     fetching: list[Lease] = field(default_factory=list)
 
-    def locate(self, name: str) -> StoredModel | Located:
-        """Return the stored model or the files that `name` means.
+    def locate(self, name: str, wanted: Wanted = Wanted.MODEL) -> StoredModel | Located:
+        """Return the stored model or the files that `name` means; from elsewhere only what is wanted is fetched.
 
         It is, in this order: a path (beginning with `.`, `/` or `~`; relative ones start at `base_dir`), what can only
         be elsewhere (`hf:…`), a stored name, the model that comes with the program, a directory of that name in
@@ -92,7 +92,7 @@ class Places:
             return self._directory(name, self.base_dir / _expand_home(name))
         for remote in self.bases.remotes:
             if remote.owns(name):
-                return self._fetch(remote, name)
+                return self._fetch(remote, name, wanted)
         if name.lower().endswith(_GGUF):
             raise FormatUnsupported(name, "GGUF weights are not read here")
         if stored := self._stored(name):
@@ -103,7 +103,7 @@ class Places:
             return self._directory(name, self.base_dir / name)
         for remote in self.bases.remotes:
             if remote.may_have(name):
-                return self._fetch(remote, name)
+                return self._fetch(remote, name, wanted)
         raise BaseUnknown(name)
 
     def _stored(self, name: str) -> StoredModel | None:
@@ -128,12 +128,12 @@ class Places:
         except ValueError:  # a null byte
             return False
 
-    def _fetch(self, remote: Remote, name: str) -> Located:
+    def _fetch(self, remote: Remote, name: str, wanted: Wanted) -> Located:
         if self.release and not _is_pinned(name):
             raise ReleaseNotPinned(name)
         # A lease of its own: what came over a network is worth keeping when the build fails later.
         self.fetching.append(fetching := self.store.lease())
-        fetched = remote.fetch_base(self.store, name, fetching, self.report)
+        fetched = remote.fetch_base(self.store, name, fetching, self.report, wanted)
         return Located(fetched.origin, fetched.files, Path(name), fetched.skipped)
 
 

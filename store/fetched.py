@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from store.leases import Lease
@@ -9,6 +10,14 @@ from store.models import ModelStore
 from store.sources import FileAt, Origin
 
 Report = Callable[[dict[str, object]], None]
+
+
+class Wanted(StrEnum):
+    """What a recipe wants of a place elsewhere: nobody fetches weights for their tokenizer."""
+
+    MODEL = "model"
+    TOKENIZER = "tokenizer"
+    ADAPTER = "adapter"
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,10 @@ class Remote(Protocol):
     def may_have(self, base: str) -> bool:
         """Return whether `base` may mean something there when nothing here has that name (`owner/name[@revision]`)."""
 
-    def fetch_base(self, store: ModelStore, base: str, lease: Lease, report: Report) -> Fetched:
-        """Return the files of `base`; `lease` keeps their blobs from before they are stored.
+    def fetch_base(
+        self, store: ModelStore, base: str, lease: Lease, report: Report, wanted: Wanted = Wanted.MODEL
+    ) -> Fetched:
+        """Return the files of `base` that are wanted; `lease` keeps their blobs from before they are stored.
 
         `report` gets {status, …} and while bytes move {status, source, completed, total, rate}; it may raise to stop,
         and what came by then is kept for the next time.

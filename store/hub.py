@@ -23,7 +23,7 @@ from store.errors import (
     RepositoryNameInvalid,
     RepositoryUnknown,
 )
-from store.fetched import Fetched, Moved, Report, fetched_event
+from store.fetched import Fetched, Moved, Report, Wanted, fetched_event
 from store.hub_cache import HubCache
 from store.hub_download import Download
 from store.hub_listing import (
@@ -84,8 +84,10 @@ class Hub:
             return False
         return True
 
-    def fetch_base(self, store: ModelStore, base: str, lease: Lease, report: Report) -> Fetched:
-        """Return the files of the repository `base`; see `Remote`."""
+    def fetch_base(
+        self, store: ModelStore, base: str, lease: Lease, report: Report, wanted: Wanted = Wanted.MODEL
+    ) -> Fetched:
+        """Return the wanted files of the repository `base`; see `Remote`."""
         name = parse_repository(base)
         report({"status": f"resolving {name}"})
         memory = HubMemory(store.layout)
@@ -98,7 +100,7 @@ class Hub:
                     raise
                 raise self._unknown(name.repo, looked_here=True) from None
             snapshot = memory.recall(asked.repo, asked.commit) or asked
-        return self.fetch(store, snapshot, lease, report)
+        return self.fetch(store, snapshot, lease, report, wanted)
 
     def resolve(self, repo: str, revision: str | None) -> Snapshot:
         """Return what `repo` is at `revision`, or at its newest commit: the commit, its time, its files.
@@ -119,14 +121,16 @@ class Hub:
                         return snapshot
             raise
 
-    def fetch(self, store: ModelStore, snapshot: Snapshot, lease: Lease, report: Report) -> Fetched:
-        """Return the model's files of `snapshot`, every one in the store, verified, kept by `lease`.
+    def fetch(
+        self, store: ModelStore, snapshot: Snapshot, lease: Lease, report: Report, wanted: Wanted = Wanted.MODEL
+    ) -> Fetched:
+        """Return the wanted files of `snapshot`, every one in the store, verified, kept by `lease`.
 
         Raises:
             HubError, FormatUnsupported, DiskFull, DiskFailed, PartialBusy: see `Remote.fetch_base`.
         """
         fetching = _Fetching(self._session, self._caches, store, snapshot, lease, report)
-        return fetching.run()
+        return fetching.run(wanted)
 
     def _unknown(self, repo: str, *, looked_here: bool = False) -> RepositoryUnknown:
         token_given = self._settings.token is not None
@@ -166,9 +170,9 @@ class _Fetching:
         self._used_cache = ""
         self._digests: dict[str, Digest] = {}
 
-    def run(self) -> Fetched:
+    def run(self, wanted: Wanted) -> Fetched:
         snapshot = self._snapshot
-        chosen = choose(snapshot)
+        chosen = choose(snapshot, wanted)
         if index := next((file for file in chosen if file.path == INDEX), None):
             self._store.require_space(0 if self._stored(index) else index.size)
             self._take(index)

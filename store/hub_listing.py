@@ -13,7 +13,10 @@ from protocol.digest import Digest, parse_digest
 from protocol.errors import DigestInvalid, JsonInvalid, LayerPathInvalid
 from protocol.layer_path import check_layer_paths
 from store.errors import HubAnswerInvalid, RepositoryNameInvalid
-from store.sources import CONFIG, INDEX, MAX_CONFIG_BYTES, MAX_INDEX_BYTES, wanted_of_repository
+from store.fetched import Wanted
+from store.lora import CONFIG as ADAPTER_CONFIG
+from store.lora import WEIGHTS as ADAPTER_WEIGHTS
+from store.sources import CONFIG, INDEX, MAX_CONFIG_BYTES, MAX_INDEX_BYTES, TOKENIZER_FILES, wanted_of_repository
 
 PREFIX: Final = "hf:"
 MAX_LISTING_BYTES: Final = 32 << 20
@@ -26,6 +29,12 @@ MAX_REVISION_CHARS: Final = 200
 _OWNER: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?", re.ASCII)
 _REVISION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*", re.ASCII)
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}", re.ASCII)
+
+
+_SETS: Final[Mapping[Wanted, frozenset[str]]] = {
+    Wanted.TOKENIZER: TOKENIZER_FILES,
+    Wanted.ADAPTER: frozenset({ADAPTER_CONFIG, ADAPTER_WEIGHTS}),
+}
 
 
 @dataclass(frozen=True)
@@ -128,15 +137,15 @@ def parse_commit_time(repo: str, commit: str, data: bytes) -> int:
     return 0
 
 
-def choose(snapshot: Snapshot) -> tuple[HubFile, ...]:
-    """Return the files that may make up the model: at the top of the repository, and nothing that runs.
+def choose(snapshot: Snapshot, wanted: Wanted = Wanted.MODEL) -> tuple[HubFile, ...]:
+    """Return the files that are wanted: at the top of the repository, and nothing that runs.
 
     Raises:
         FormatUnsupported: its weights are GGUF or pickled only.
         HubAnswerInvalid: more or larger files than a model has, or names that cannot stand beside each other.
     """
-    wanted = frozenset(wanted_of_repository(file.path for file in snapshot.files))
-    return _checked(snapshot, [file for file in snapshot.files if file.path in wanted])
+    names = _SETS.get(wanted) or frozenset(wanted_of_repository(file.path for file in snapshot.files))
+    return _checked(snapshot, [file for file in snapshot.files if file.path in names])
 
 
 def with_index(snapshot: Snapshot, chosen: tuple[HubFile, ...], index: bytes) -> tuple[HubFile, ...]:

@@ -33,7 +33,7 @@ from store.errors import (
     RepositoryNameInvalid,
     SourceInvalid,
 )
-from store.fetched import Fetched, Moved, Report, fetched_event
+from store.fetched import Fetched, Moved, Report, Wanted, fetched_event
 from store.leases import Lease
 from store.models import ModelStore
 from store.safetensors import LENGTH_BYTES, SafetensorsHeader, Tensor, header_bytes, parse_header, write_tensors
@@ -123,14 +123,16 @@ class OllamaCache:
         """Return False: Ollama's models are only taken when they are asked for by that prefix."""
         return False
 
-    def fetch_base(self, store: ModelStore, base: str, lease: Lease, report: Report) -> Fetched:
-        """Return the files of the model `base`; see `Remote`."""
+    def fetch_base(
+        self, store: ModelStore, base: str, lease: Lease, report: Report, wanted: Wanted = Wanted.MODEL
+    ) -> Fetched:
+        """Return the wanted files of the model `base`; see `Remote`. Its adapters are GGUF and none of them."""
         name = parse_ollama_name(base)
         manifest = self._read_manifest(name)
         layers = parse_manifest(str(name), manifest)
         _refuse_other_kinds(str(name), layers)
         taking = _Taking(self._blobs, str(name), store, lease, report)
-        return taking.run(layers, digest_of(manifest))
+        return taking.run(layers, digest_of(manifest), wanted)
 
     def names(self) -> tuple[str, ...]:
         """Return what there is, as it is spelled after FROM."""
@@ -207,14 +209,14 @@ class _Taking:
         self._quantized: dict[str, tuple[int, int]] = {}
         self._written = 0
 
-    def run(self, layers: tuple[OllamaLayer, ...], manifest: Digest) -> Fetched:
-        tensors = [layer for layer in layers if layer.kind == "tensor"]
-        wanted = set(wanted_of_repository([WEIGHTS, *(layer.name for layer in layers if layer.kind == "json")]))
-        files = [layer for layer in layers if layer.kind == "json" and layer.name in wanted]
+    def run(self, layers: tuple[OllamaLayer, ...], manifest: Digest, wanted: Wanted) -> Fetched:
+        tensors = [layer for layer in layers if layer.kind == "tensor" and wanted is Wanted.MODEL]
+        names = set(wanted_of_repository([WEIGHTS, *(layer.name for layer in layers if layer.kind == "json")]))
+        files = [layer for layer in layers if layer.kind == "json" and layer.name in names]
         self._store.require_space(sum(layer.size for layer in (*tensors, *files)))
         for layer in tensors:
             self._read_tensors(layer)
-        taken = {WEIGHTS: self._write_weights()}
+        taken = {WEIGHTS: self._write_weights()} if tensors else {}
         for layer in files:
             taken[layer.name] = self._take_config(layer) if layer.name == CONFIG else self._take(layer)
         origin = Origin(SourceKind.CACHE, self._name, manifest)

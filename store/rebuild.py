@@ -18,12 +18,12 @@ from store.bases import Bases, Located
 from store.build import build_model
 from store.build_places import recall_places
 from store.errors import BuildRecordMissing, BuildSourceGone
-from store.fetched import Report
+from store.fetched import Report, Wanted
 from store.layers import layer_tensors
 from store.leases import Lease
-from store.lora import WEIGHTS
+from store.lora import FOLDER, WEIGHTS
 from store.models import MODELFILE, ModelStore, StoredModel
-from store.sources import FileAt, Origin, list_directory
+from store.sources import CONFIG, FileAt, Origin, list_directory
 
 MAX_TENSORS_NAMED: Final = 10
 _MAX_TEXT_BYTES: Final = 4 * MAX_MODELFILE_CHARS
@@ -187,10 +187,18 @@ class _Again:
         name = f"{source.name}@{source.revision}" if source.kind is SourceKind.HUB else source.name
         for remote in self._bases.remotes:
             if remote.owns(name) or remote.may_have(name):
-                fetched = remote.fetch_base(self._store, name, self._lease, self._report)
+                fetched = remote.fetch_base(self._store, name, self._lease, self._report, _wanted(source))
                 self.read_from.append(name)
                 return Located(fetched.origin, fetched.files, Path(name), fetched.skipped)
         raise self._gone(source, "this node asks no model hub")
+
+
+def _wanted(source: ResolvedSource) -> Wanted:
+    """Return what of `source` the build had taken."""
+    paths = {file.path for file in source.files}
+    if any(path.startswith(f"{FOLDER}/") for path in paths):
+        return Wanted.ADAPTER
+    return Wanted.MODEL if CONFIG in paths else Wanted.TOKENIZER
 
 
 def _origin(source: ResolvedSource) -> Origin:

@@ -30,7 +30,7 @@ from store.errors import (
     RevisionUnknown,
     SourceInvalid,
 )
-from store.fetched import Fetched, Moved
+from store.fetched import Fetched, Moved, Wanted
 from store.hub import Hub
 from store.hub_cache import HubCache
 from store.hub_settings import HubSettings
@@ -476,3 +476,26 @@ def test_whoever_leaves_stops_the_download_and_what_came_is_kept(
     with store.lease() as lease:
         fetched = hub.fetch_base(store, REPO, lease, seen.append)
     assert fetched.moved.stored_bytes >= 1 << 20
+
+
+def test_for_a_tokenizer_no_weight_is_fetched(
+    start_hub: StartHub, store: ModelStore, directory: Path, tmp_path: Path
+) -> None:
+    simulated = start_hub(directory)
+    local = make_model_directory(tmp_path / "local", make_tensors(seed=3))
+    request = BuildRequest(parse_modelfile("FROM ."), parse_model_name("built"), local, None, tokenizer=f"hf:{REPO}")
+    built = build_model(store, request, bases=LocalBases({}, (hub_at(simulated),)))
+    assert {"model.safetensors", "tokenizer.json"} <= {layer.filepath for layer in built.layers}
+    assert simulated.requests("cdn") == []
+    assert not any("config.json" in row["path"] for row in simulated.requests("resolve"))
+
+
+def test_for_an_adapter_only_its_two_files_are_fetched(start_hub: StartHub, store: ModelStore, directory: Path) -> None:
+    (directory / "adapters.safetensors").write_bytes(b"weights")
+    (directory / "adapter_config.json").write_text("{}")
+    simulated = start_hub(directory)
+    with store.lease() as lease:
+        fetched = hub_at(simulated).fetch_base(store, REPO, lease, lambda event: None, Wanted.ADAPTER)
+    assert set(fetched.files) == {"adapters.safetensors", "adapter_config.json"}
+    model, _ = fetch(store, hub_at(simulated))
+    assert "adapters.safetensors" in model.skipped

@@ -24,7 +24,7 @@ from store.errors import (
     ReleaseNotPinned,
     SourceInvalid,
 )
-from store.fetched import Fetched, Moved, Remote, Report
+from store.fetched import Fetched, Moved, Remote, Report, Wanted
 from store.leases import Lease
 from store.models import ModelStore
 from store.rebuild import CheckReport, Difference, check_build, compare_manifests
@@ -252,7 +252,9 @@ class Hub(Remote):
         """Return whether the name has two parts."""
         return "/" in base
 
-    def fetch_base(self, store: ModelStore, base: str, lease: Lease, report: Report) -> Fetched:
+    def fetch_base(
+        self, store: ModelStore, base: str, lease: Lease, report: Report, wanted: Wanted = Wanted.MODEL
+    ) -> Fetched:
         """Return the files as they lie there."""
         self.asked.append(base)
         files = {name: FileAt(at.path) for name, at in list_directory(self.directory).items()}
