@@ -380,6 +380,32 @@ with Bundle(Path(sys.argv[1])) as bundle:
 """
 
 
+def test_a_stick_pulled_out_right_after_the_export_holds_all_of_it(
+    ann: Exporter, ben: ModelStore, tmp_path: Path
+) -> None:
+    digest = ann.publish(tensors())
+    image, place = tmp_path / "image", tmp_path / "disk"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    place.mkdir()
+    if subprocess.run(["mount", "-o", "loop", image, place], capture_output=True).returncode != 0:
+        pytest.skip("needs the right to mount: run as root, `sudo make test`")
+    try:
+        ann.export(place / "models")
+        subprocess.run(["cp", "--sparse=always", image, tmp_path / "copy"], check=True)  # what was flushed by now
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+    (tmp_path / "after").mkdir()
+    subprocess.run(["mount", "-o", "loop", tmp_path / "copy", tmp_path / "after"], check=True)
+    try:
+        take(ben, tmp_path / "after" / "models")
+    finally:
+        subprocess.run(["umount", "-l", tmp_path / "after"], check=True)
+    assert ben.refs.get(NAME) == digest
+    ben.verify(NAME)
+
+
 EXPORTER = """
 import sys
 from pathlib import Path

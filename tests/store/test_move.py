@@ -218,6 +218,33 @@ def test_a_file_system_that_takes_no_such_large_file_says_so(tmp_path: Path) -> 
         subprocess.run(["umount", "-l", place], check=True)
 
 
+def test_a_power_cut_right_after_a_move_loses_nothing(home: Home, tmp_path: Path) -> None:
+    image, place = tmp_path / "image", tmp_path / "disk"
+    with image.open("wb") as file:
+        file.truncate(256 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    place.mkdir()
+    if subprocess.run(["mount", "-o", "loop", image, place], capture_output=True).returncode != 0:
+        pytest.skip("needs the right to mount: run as root, `sudo make test`")
+    try:
+        home.move(place / "models")
+        assert not home.source.exists()
+        # What the disk has at this moment, as after a power cut: what was not flushed is not in it.
+        subprocess.run(["cp", "--sparse=always", image, tmp_path / "copy"], check=True)
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+    (tmp_path / "after").mkdir()
+    subprocess.run(["mount", "-o", "loop", tmp_path / "copy", tmp_path / "after"], check=True)
+    try:
+        store = ModelStore(tmp_path / "after" / "models")
+        assert len(store.list()) == 2
+        for model in store.list():
+            store.verify(model.name)
+        store.close()
+    finally:
+        subprocess.run(["umount", "-l", tmp_path / "after"], check=True)
+
+
 def test_another_move_waits_until_the_first_is_finished_or_given_up(home: Home, tmp_path: Path) -> None:
     with mounted(tmp_path / "disk") as disk:
         target = disk / "models"
