@@ -210,10 +210,10 @@ class LayerPull:
         delta = self._delta_for(layer, chunk_map) if self.deltas else None
         if delta is None:
             return False
-        self.lease.add(delta.blob.digest, delta.base)
-        had = self.store.blobs.has(delta.blob.digest)
+        self.lease.add(delta.base)
+        kept = self.store.lease([delta.blob.digest])
         try:
-            if not had:
+            if not self.store.blobs.has(delta.blob.digest):
                 self._take_whole(delta.blob)
             self.report({"status": f"rebuilding {short_digest(layer.digest)} from {short_digest(delta.base)}"})
             apply_delta(self.store, delta.blob.digest, delta.base, layer)
@@ -221,8 +221,7 @@ class LayerPull:
             self.report({"status": f"a delta did not work ({error}), fetching chunks"})
             return False
         finally:
-            if not had:
-                self.store.blobs.delete(delta.blob.digest)
+            self.store.discard(kept)  # which blob it is the registry says: it may be one that somebody needs
         self.tally.reused += layer.size
         self._progress(_blob(layer), reused=layer.size)(layer.size, 0)
         return True

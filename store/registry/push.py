@@ -93,13 +93,12 @@ class _Push:
         self.report({"status": "pushing manifest"})
         for tag in self.told.tags:
             self.client.put_manifest(tag, data)
-        made: list[DeltaBlob] = []
+        kept = self.store.lease()
         try:
-            made += self._deltas(before, lease) if before else ()
+            made = list(self._deltas(before, lease, kept)) if before else []
             self._push_referrers(referrers_of(self.store, self.model.digest, made))
         finally:
-            for delta in made:
-                self.store.blobs.delete(delta.blob.digest)  # here both ends of it are
+            self.store.discard(kept)  # here both ends of each delta are, unless somebody else needs it
         self.told.deltas = len(made)
 
     def _send(self, content: Content, blob: Descriptor) -> None:
@@ -152,8 +151,8 @@ class _Push:
         except (StoreError, ProtocolError):
             return []
 
-    def _deltas(self, before: Manifest, lease: Lease) -> Iterator[DeltaBlob]:
-        """Make a delta for each layer whose counterpart of the same path changed throughout."""
+    def _deltas(self, before: Manifest, lease: Lease, kept: Lease) -> Iterator[DeltaBlob]:
+        """Make a delta for each layer whose counterpart of the same path changed throughout; `kept` keeps them."""
         for layer in self.model.layers:
             old = before.layer(layer.filepath)
             if old is None or old.digest == layer.digest or not self.store.blobs.has(old.digest):
@@ -164,7 +163,7 @@ class _Push:
                 continue
             self.report({"status": f"making a delta for {layer.filepath}"})
             try:
-                delta = make_delta(self.store, old.digest, layer.digest, lease, limit)
+                delta = make_delta(self.store, old.digest, layer.digest, kept, limit)
             except (BlobMissing, LayerCorrupt):
                 continue  # the old one is damaged; the new one has been sent, and needs no delta
             if delta is not None:

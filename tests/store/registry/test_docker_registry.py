@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from protocol.model_name import parse_model_name
 from protocol.range_plan import plan_runs
 from protocol.registry import Reference, local_name, parse_reference, push_target
 from store.errors import VersionTaken
+from store.leases import Lease
 from store.log import Log
 from store.models import ModelStore, StoredModel
 from store.provenance import publish_model
@@ -224,6 +226,31 @@ def test_a_fine_tune_in_which_every_weight_moved_comes_as_a_delta(
     alone = ModelStore(tmp_path / "alone")
     assert pull_model(alone, reference, name, report=silent).manifest == here.resolve(name).digest
     alone.close()
+
+
+def test_a_delta_that_somebody_else_needs_stays(
+    registry: RunningRegistry, here: ModelStore, there: ModelStore, tmp_path: Path
+) -> None:
+    name = parse_model_name("ann/demo")
+    reference = parse_reference(f"{registry.host}/ann/demo")
+    weights = np.random.default_rng(1).normal(0, 0.02, (1024, 1024)).astype(np.float32)
+    needed: list[Lease] = []
+
+    def take_up(store: ModelStore, status: str) -> Callable[[Event], None]:
+        def report(event: Event) -> None:
+            if str(event["status"]).startswith(status) and not needed:
+                needed.append(store.lease(store.blobs.list()))  # another pull or push, in the middle of its work
+
+        return report
+
+    for number, moved in enumerate((weights, weights + np.float32(2e-5))):
+        packed = {"w": ("BF16", moved.shape, (moved.view("<u4") >> 16).astype("<u2").tobytes())}
+        add_model(here, "ann/demo", make_model_directory(tmp_path / str(number), packed))
+        pushed = push_model(here, here.resolve(name), reference, report=silent)
+        assert pull_model(there, reference, name, report=take_up(there, "rebuilding")).manifest
+    assert pushed.deltas == 1
+    (lease,) = needed
+    assert all(there.blobs.has(digest) for digest in lease.digests)
 
 
 def pull_and_kill(reference: Reference, root: Path, when: float) -> int:
