@@ -150,8 +150,7 @@ def _follow(screen: Screen, events: Iterator[Facts]) -> Facts:
             rate = f" at {format_bytes(event['rate'])}/s" if event.get("rate") else ""
             place = f"from {event['source']}" if "digest" in event else event["source"]
             screen.progress(
-                f"{event['status']} {place}: {format_bytes(event['completed'])} of "
-                f"{format_bytes(event['total'])}{rate}"
+                f"{event['status']} {place}: {format_bytes(event['completed'])} of {format_bytes(event['total'])}{rate}"
             )
         elif event.get("status"):
             screen.progress(str(event["status"]))
