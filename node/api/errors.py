@@ -4,6 +4,7 @@ node.errors.NodeError
 └── ApiRefused              with the HTTP status that says so
     ├── HostNotAllowed      403
     ├── OriginNotAllowed    403
+    ├── CallerNotOwn        403
     ├── ContentTypeRefused  415
     ├── BodyTooLarge        413
     ├── BodyInvalid         400
@@ -42,6 +43,16 @@ class OriginNotAllowed(ApiRefused):
     def __init__(self, origin: str) -> None:
         super().__init__(f"origin {origin[:80]!r} is not allowed")
         self.origin = origin
+
+
+class CallerNotOwn(ApiRefused):
+    """A program of another account of this machine asks for what changes models or uses this person's logins."""
+
+    status = 403
+    hint = "run it under the account that the node runs under"
+
+    def __init__(self) -> None:
+        super().__init__("only programs of the account that this node runs under may do this")
 
 
 class ContentTypeRefused(ApiRefused):
