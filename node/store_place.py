@@ -1,5 +1,6 @@
 """Where the store of a home lies: what a killed move left is finished, and a disk that is away is noticed (0027)."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from node.settings import load_settings, save_settings
 from store.errors import StoreAway
 from store.move import settle_move
 
+_log = logging.getLogger("tilenode.store")
+
 
 def settle_store(home: Home) -> None:
     """Finish what a killed move has left, and accept the store's place. The caller holds the home.
@@ -17,7 +20,9 @@ def settle_store(home: Home) -> None:
         StoreAway: the disk to which the store was moved is not there.
         MoveJournalInvalid, DiskFull, DiskFailed: how far a move got cannot be told, or it cannot be finished.
     """
-    settle_move(home.root, set_store(home), switcher(home))
+    left = settle_move(home.root, set_store(home), switcher(home))
+    if left is not None:
+        _log.warning("old_store_left", extra={"path": str(left.place), "error": str(left)})
     require_store(home)
 
 

@@ -17,7 +17,7 @@ from protocol.digest import Digest, parse_digest
 from protocol.errors import DigestInvalid
 from store.blobs import BLOCK_BYTES, hash_file
 from store.disk import READ_ONLY, Temporary, disk_errors, flush_directory, flush_file, open_regular, require_space
-from store.errors import MoveRefused, MoveUnfinished
+from store.errors import DiskFailed, MoveRefused, MoveUnfinished
 from store.layout import Layout
 from store.move_journal import How, Move, read_move, remove_move, was_renamed, write_move
 from store.probe import PROBES, require_operations
@@ -44,7 +44,10 @@ Report = Callable[[Copying], None]
 
 @dataclass
 class MoveReport:
-    """What a move did: `copied_bytes` is 0 for a rename, `damaged` are blobs that no longer hash to their name."""
+    """What a move did: `copied_bytes` is 0 for a rename, `damaged` are blobs that no longer hash to their name.
+
+    `left` is why the old tree could not be removed, or None.
+    """
 
     source: Path
     target: Path
@@ -52,6 +55,7 @@ class MoveReport:
     copied_bytes: int = 0
     kept_bytes: int = 0
     damaged: list[Digest] = field(default_factory=list)
+    left: DiskFailed | None = None
 
 
 def require_target(source: Path, target: Path) -> How:
@@ -74,7 +78,8 @@ def require_target(source: Path, target: Path) -> How:
             found = sorted({path.name for path in target.iterdir()} - _OF_THE_DISK - PROBES)
         if found:
             raise MoveRefused(target, f"is not empty: {found[0]}")
-    files = list(_files(source))
+    with disk_errors(source):
+        files = list(_files(source))
     require_operations(target, largest=max((file.size for file in files), default=0))
     if _is_one_file_system(source, target):
         return How.RENAME
@@ -85,7 +90,8 @@ def require_target(source: Path, target: Path) -> How:
 def move_store(home: Path, source: Path, target: Path, switch: Callable[[Path], None], report: Report) -> MoveReport:
     """Move the store of `home` from `source`, where it is set to lie, to `target`, or go on with that.
 
-    `switch(path)` durably changes the setting. To be called again after a kill, with the same two paths.
+    `switch(path)` durably changes the setting. To be called again after a kill, with the same two paths. Where the old
+    tree cannot be removed, as on a disk that fails, the report says so, and the move is finished all the same.
 
     Raises:
         MoveUnfinished: another move was begun; it has to be finished or given up first.
@@ -105,29 +111,36 @@ def move_store(home: Path, source: Path, target: Path, switch: Callable[[Path], 
     if done.how is How.COPY:
         _Copy(move, done, report).run()
     switch(target)
-    settle_move(home, target, switch)
+    done.left = settle_move(home, target, switch)
     return done
 
 
-def settle_move(home: Path, set_path: Path, switch: Callable[[Path], None]) -> None:
+def settle_move(home: Path, set_path: Path, switch: Callable[[Path], None]) -> DiskFailed | None:
     """Finish what a killed move has left once the setting, or the one rename, was changed; to be called at each start.
 
     A copy that was not complete yet is left as it is: the store is where it was, and the move can be gone on with.
+    Returns why the old tree could not be removed; then it is for a person to remove, the store is whole elsewhere.
 
     Raises:
-        DiskFailed: the old tree cannot be removed; the store is whole where it is set to lie.
+        MoveJournalInvalid: how far a move got cannot be told.
+        DiskFull, DiskFailed: the setting cannot be changed, or the journal cannot be removed.
     """
     move = read_move(home)
+    left = None
     if move is None:
-        return
+        return None
     if move.how is How.RENAME:
         if set_path == move.source and was_renamed(move):
             flush_directory(move.target.parent)
             switch(move.target)
         remove_move(home)
     elif set_path == move.target:
-        _remove_tree(move.source)
+        try:
+            _remove_tree(move.source)
+        except DiskFailed as error:
+            left = error
         remove_move(home)
+    return left
 
 
 def give_up_move(home: Path) -> Move:
@@ -191,6 +204,8 @@ def _raise(error: OSError) -> None:
 
 def _is_one_file_system(source: Path, target: Path) -> bool:
     place = target if target.exists() else target.parent
+    if source.is_symlink():
+        return False  # a rename would move the link alone
     # A target that is a mount point cannot be replaced by a rename.
     return source.stat().st_dev == place.stat().st_dev and not os.path.ismount(target) and not os.path.ismount(source)
 
@@ -300,7 +315,7 @@ def _read_back(temporary: Temporary) -> Digest:
 
 
 def _remove_tree(root: Path) -> None:
-    """Remove a store; the directory itself stays where it is a mount point."""
+    """Remove a store, and the link to it where one was set; the directory stays where it is a mount point."""
     with disk_errors(root):
         if not root.exists():
             return
@@ -312,7 +327,7 @@ def _remove_tree(root: Path) -> None:
             else:
                 path.unlink()
         try:
-            root.rmdir()
+            root.unlink() if root.is_symlink() else root.rmdir()
         except OSError as error:
             if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
                 raise

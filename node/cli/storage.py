@@ -1,8 +1,8 @@
 """`verify` and `data set-path`: the store's health, and where it lies."""
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -107,6 +107,8 @@ def set_path(invocation: Invocation) -> int:
     """Move the store to another directory or disk; run again after a kill, it goes on where it was."""
     # Imported here: no other verb needs them.
     from node.store_place import set_store, switcher
+    from store.errors import StoreAway
+    from store.layout import Layout
     from store.lock import lock_home
     from store.move import MoveReport, give_up_move, move_store, settle_move
     from store.move_journal import locate_store, read_move
@@ -119,6 +121,10 @@ def set_path(invocation: Invocation) -> int:
         with lock_home(home.lock):
             settle_move(home.root, set_store(home), switcher(home))
             source = locate_store(home.root, set_store(home))
+            if source == home.own_store:
+                Layout(source)  # a home that has no model yet has no store yet
+            elif not (source / "oci-layout").is_file():
+                raise StoreAway(source)
             if target == source:
                 given_up = read_move(home.root) and give_up_move(home.root)
                 _say_stayed(screen, source, given_up.target if given_up else None)
@@ -191,15 +197,21 @@ def _say_stayed(screen: Screen, source: Path, given_up: Path | None) -> None:
 
 
 def _say_moved(screen: Screen, report: Any, seconds: float) -> None:
-    fields = asdict(report)
     screen.facts(
         {
             "store": str(report.target),
             "moved": True,
-            **{key: str(value) if isinstance(value, Path) else value for key, value in fields.items()},
+            "source": str(report.source),
+            "how": report.how.value,
+            "copied_bytes": report.copied_bytes,
+            "kept_bytes": report.kept_bytes,
+            "damaged": report.damaged,
+            "left": str(report.left) if report.left else None,
             "seconds": round(seconds, 3),
         }
     )
+    if report.left:
+        screen.warn(f"the old tree could not be removed ({report.left}). Next: rm -r {shlex.quote(str(report.source))}")
     for digest in report.damaged:
         screen.warn(
             f"blob {digest[:12]} no longer hashed to its name before the move; it is in quarantine. "
@@ -208,7 +220,7 @@ def _say_moved(screen: Screen, report: Any, seconds: float) -> None:
     if report.copied_bytes or report.kept_bytes:
         kept = f" ({format_bytes(report.kept_bytes)} were there from before)" if report.kept_bytes else ""
         copied = f"{format_bytes(report.copied_bytes)} copied and read back in {seconds:.1f} s"
-        how = f"{copied}{kept}; the old tree is removed"
+        how = f"{copied}{kept}{'' if report.left else '; the old tree is removed'}"
     else:
         how = "in one step, on the same disk"
     screen.done(f"the store is at {report.target} now: {how}", "see everything", "tilenode data")

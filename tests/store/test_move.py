@@ -1,5 +1,6 @@
 """Moving the store: whole on one side or the other, whenever it is killed."""
 
+import errno
 import json
 import os
 import random
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from protocol.model_name import parse_model_name
-from store.errors import DiskFull, FileTooLarge, MoveJournalInvalid, MoveRefused, MoveUnfinished
+from store.errors import DiskFailed, DiskFull, FileTooLarge, MoveJournalInvalid, MoveRefused, MoveUnfinished
 from store.models import ModelStore
 from store.move import Copying, MoveReport, give_up_move, move_store, require_target, settle_move
 from store.move_journal import JOURNAL_FILE, How, Move, decode_move, locate_store, read_move, write_move
@@ -243,6 +244,31 @@ def test_a_power_cut_right_after_a_move_loses_nothing(home: Home, tmp_path: Path
         store.close()
     finally:
         subprocess.run(["umount", "-l", tmp_path / "after"], check=True)
+
+
+def test_a_link_in_the_place_of_the_store_is_seen_through(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "home" / "store").rename(tmp_path / "real")
+    home.source.symlink_to(tmp_path / "real")
+    home.move(tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere").is_symlink()
+    assert not home.source.is_symlink()
+    assert not list((tmp_path / "real").iterdir())
+    home.verify()
+
+
+def test_an_old_tree_that_cannot_be_removed_keeps_nobody_from_the_new_one(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(root: Path) -> None:
+        raise DiskFailed(root, OSError(errno.EIO, "Input/output error"))
+
+    monkeypatch.setattr("store.move._remove_tree", fails)
+    with mounted(tmp_path / "disk") as disk:
+        report = home.move(disk / "models")
+        assert report.left is not None
+        assert home.located() == disk / "models"
+        home.verify()
+        assert read_move(home.root) is None
 
 
 def test_another_move_waits_until_the_first_is_finished_or_given_up(home: Home, tmp_path: Path) -> None:
