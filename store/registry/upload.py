@@ -11,7 +11,7 @@ from protocol.registry import follow, parse_uploaded, with_query
 from store.blobs import Blobs
 from store.disk import disk_errors
 from store.registry.client import RegistryClient
-from store.registry.errors import RegistryRefused, RegistryUnknown, RegistryUnreachable
+from store.registry.errors import AnswerMismatch, RegistryRefused, RegistryUnknown, RegistryUnreachable
 from store.registry.session import Answer, Body
 
 PIECE_BYTES: Final = 64 << 20
@@ -134,7 +134,11 @@ class _Upload:
         self._finish(b"", 0)
 
     def _patch(self, start: int, end: int) -> int:
-        """Send one piece; return how much the registry has then."""
+        """Send one piece; return how much the registry has then: more than before, or it would be asked for ever.
+
+        Raises:
+            AnswerMismatch: it says that it has none of the piece, or more than it was sent.
+        """
         headers = {"Content-Type": _BYTES, "Content-Range": f"{start}-{end - 1}"}
         with self._request(
             "PATCH",
@@ -145,7 +149,10 @@ class _Upload:
             length=end - start,
         ) as answer:
             said = answer.headers.get("range", "")
-        return parse_uploaded(said) if said else end
+        reached = parse_uploaded(said) if said else end
+        if not start < reached <= end:
+            raise AnswerMismatch(self._client.reference.host, self._what, f"{reached} bytes of {end} that were sent")
+        return reached
 
     def _reached(self) -> int:
         """Return how much of the upload the registry has."""

@@ -15,6 +15,7 @@ from protocol.registry import parse_reference
 from store.models import ModelStore, StoredModel
 from store.registry import upload
 from store.registry.client import RegistryClient
+from store.registry.errors import AnswerMismatch
 from store.registry.layers import Event
 from store.registry.pull import pull_model
 from store.registry.push import push_model
@@ -172,6 +173,37 @@ def test_an_upload_goes_on_where_the_line_was_lost(monkeypatch: pytest.MonkeyPat
     assert Uploads.done == content
     # No byte that had arrived was sent again.
     assert (Uploads.received, Uploads.breaks, reached[-1]) == (len(content), 0, len(content))
+
+
+class Forgetful(Uploads):
+    """A registry that takes every piece and says each time that it has none."""
+
+    def do_PATCH(self) -> None:
+        first, last = (int(part) for part in self.headers["Content-Range"].split("-"))
+        self.rfile.read(last + 1 - first)
+        type(self).received += last + 1 - first
+        self.give(202, Location=self.path, Range="0-0")
+
+
+def test_an_upload_that_never_gets_on_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "PIECE_BYTES", MIB)
+    content = bytes(4 * MIB)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Forgetful)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+
+    def enough() -> None:
+        assert Forgetful.received < 40 * MIB, "it would go on for ever"
+
+    try:
+        reference = parse_reference(f"127.0.0.1:{server.server_address[1]}/ann/blob")
+        with RegistryClient(reference, pace=QUICK, check=enough) as client, pytest.raises(AnswerMismatch):
+            push_blob(client, Content(digest_of(content), len(content), content))
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def test_an_upload_that_the_registry_forgets_begins_anew(
