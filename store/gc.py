@@ -10,7 +10,7 @@ from protocol.digest import Digest, digest_of
 from protocol.model_name import ModelName
 from store.chunks import ChunkIndex
 from store.disk import disk_errors
-from store.errors import CollectRefused, LeaseCorrupt
+from store.errors import CollectRefused, LeaseCorrupt, VersionCurrent, VersionPinned, VersionUnknown
 from store.facts import FactsCache
 from store.leftovers import Leftover, leftovers
 from store.materialize import remove_materialized
@@ -94,10 +94,13 @@ def collect(
     blobs = tuple(_describe(store, candidates))
     if not dry_run:
         for name, version in forgotten:
-            store.refs.forget_version(name, version.number)
-        gone = _sweep(store, [blob.digest for blob in blobs], unused_since_s=old_s)
-        blobs = tuple(blob for blob in blobs if blob.digest in gone)
+            with suppress(VersionUnknown, VersionCurrent, VersionPinned):  # moved or pinned since it was looked at
+                store.refs.forget_version(name, version.number)
     with store.layout.lock, store.layout.sweeping.exclusive():
+        if not dry_run:
+            needed = needed_blobs(store, sweeping=True) | used_blobs(store, old_s)
+            gone = _sweep(store, [blob.digest for blob in blobs], needed)
+            blobs = tuple(blob for blob in blobs if blob.digest in gone)
         left = tuple(leftovers(store, {blob.digest for blob in blobs}, old_s, now, quarantine_age_s))
         if not dry_run:
             left = tuple(leftover for leftover in left if leftover.remove())
@@ -116,24 +119,23 @@ def free(store: CollectStore, digests: Iterable[Digest]) -> dict[Digest, int]:
         DiskFailed: the disk says no; what was not removed yet stays.
     """
     try:
-        return _sweep(store, digests)
-    except (CollectRefused, LeaseCorrupt):
-        return {}
-
-
-def _sweep(store: CollectStore, digests: Iterable[Digest], unused_since_s: float | None = None) -> dict[Digest, int]:
-    """Remove what nothing needs *now*, while nobody can take a lease or move a name."""
-    gone = {}
-    with store.layout.lock, store.layout.sweeping.exclusive():
-        needed = needed_blobs(store, sweeping=True) | (
-            frozenset() if unused_since_s is None else used_blobs(store, unused_since_s)
-        )
-        for digest in digests:
-            if digest not in needed:
-                store.chunks.remove(digest)
-                gone[digest] = store.blobs.delete(digest)
+        with store.layout.lock, store.layout.sweeping.exclusive():
+            gone = _sweep(store, digests, needed_blobs(store, sweeping=True))
+            for digest in gone:
                 remove_materialized(store.blobs, digest)
                 store.provenance.remove(digest)
+    except (CollectRefused, LeaseCorrupt):
+        return {}
+    return gone
+
+
+def _sweep(store: CollectStore, digests: Iterable[Digest], needed: frozenset[Digest]) -> dict[Digest, int]:
+    """Remove what is not needed; the caller holds the locks since before it marked what is."""
+    gone = {}
+    for digest in digests:
+        if digest not in needed:
+            store.chunks.remove(digest)
+            gone[digest] = store.blobs.delete(digest)
     return gone
 
 

@@ -22,7 +22,8 @@ class PastVersion:
     """A version, the releases that are the same manifest, its bytes (None where it cannot be read), and what is new.
 
     `what` says in a word how it differs from the version before: `weights`, `recipe`, `config`, `files`, several of
-    them with `+`, `first`, or `same as 3` for a manifest that the name stood for before.
+    them with `+`, `first` (`oldest` where earlier ones were forgotten), or `same as 3` for a manifest that the name
+    stood for before.
     """
 
     version: Version
@@ -58,7 +59,7 @@ def _past(
         elif manifest is None:
             what = "cannot be read"
         elif not seen:
-            what = "first"
+            what = "first" if version.number == 1 else "oldest"
         else:
             what = _difference(before, manifest)
         yield PastVersion(

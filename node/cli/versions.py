@@ -212,7 +212,8 @@ def remove(invocation: Invocation) -> int:
 
 def _say_removed(screen: Screen, facts: Facts) -> None:
     what = f"version {facts['version']} of {facts['name']}" if facts["version"] else str(facts["name"])
-    count = f" with its {facts['versions']} versions" if facts["versions"] > 1 and not facts["version"] else ""
+    whole = facts["versions"] > 1 and not facts["version"] and "@" not in facts["name"]
+    count = f" with its {facts['versions']} versions" if whole else ""
     freed = format_bytes(facts["freed_bytes"])
     screen.done(f"removed {what}{count}, {freed} freed", "see what is left", "tilenode list")
     if facts["releases"]:
@@ -268,11 +269,13 @@ def collect(invocation: Invocation) -> int:
         body["quarantine_s"] = arguments.quarantine * DAY_S
     with ensure_node(invocation) as client:
         facts = client.post("/v1/gc", **body)
-    _say_collected(invocation.screen, facts, "" if arguments.keep is None else f" --keep {arguments.keep}")
+    options = (("--keep", arguments.keep), ("--min-age", arguments.min_age), ("--quarantine", arguments.quarantine))
+    given = "".join(f" {option} {value}" for option, value in options if value is not None)
+    _say_collected(invocation.screen, facts, given)
     return ExitCode.OK
 
 
-def _say_collected(screen: Screen, facts: Facts, keep: str) -> None:
+def _say_collected(screen: Screen, facts: Facts, options: str) -> None:
     screen.facts(facts)
     _say_lines(screen, _collected(facts))
     if facts["young_blobs"]:
@@ -287,7 +290,7 @@ def _say_collected(screen: Screen, facts: Facts, keep: str) -> None:
     if not counts:
         screen.done("nothing to remove", "see where the bytes are", "tilenode du")
     elif facts["dry_run"]:
-        screen.done(f"would remove {counted}; nothing was changed", "remove it", f"tilenode gc{keep}")
+        screen.done(f"would remove {counted}; nothing was changed", "remove it", f"tilenode gc{options}")
     else:
         screen.done(f"removed {counted}", "see where the bytes are", "tilenode du")
 
