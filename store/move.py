@@ -16,7 +16,16 @@ from typing import Final
 from protocol.digest import Digest, parse_digest
 from protocol.errors import DigestInvalid
 from store.blobs import BLOCK_BYTES, hash_file
-from store.disk import READ_ONLY, Temporary, disk_errors, flush_directory, flush_file, open_regular, require_space
+from store.disk import (
+    READ_ONLY,
+    Temporary,
+    disk_errors,
+    flush_directory,
+    flush_file,
+    make_directories,
+    open_regular,
+    require_space,
+)
 from store.errors import DiskFailed, MoveRefused, MoveUnfinished
 from store.layout import Layout
 from store.move_journal import How, Move, read_move, remove_move, was_renamed, write_move
@@ -118,8 +127,9 @@ def move_store(home: Path, source: Path, target: Path, switch: Callable[[Path], 
 def settle_move(home: Path, set_path: Path, switch: Callable[[Path], None]) -> DiskFailed | None:
     """Finish what a killed move has left once the setting, or the one rename, was changed; to be called at each start.
 
-    A copy that was not complete yet is left as it is: the store is where it was, and the move can be gone on with.
-    Returns why the old tree could not be removed; then it is for a person to remove, the store is whole elsewhere.
+    A copy that was not complete yet is left as it is: the store is where it was, and the move can be gone on with. The
+    old tree stays as well while the disk with the new one is away. Returns why the old tree could not be removed; then
+    it is for a person to remove, the store is whole elsewhere.
 
     Raises:
         MoveJournalInvalid: how far a move got cannot be told.
@@ -134,7 +144,7 @@ def settle_move(home: Path, set_path: Path, switch: Callable[[Path], None]) -> D
             flush_directory(move.target.parent)
             switch(move.target)
         remove_move(home)
-    elif set_path == move.target:
+    elif set_path == move.target and (move.target / "oci-layout").is_file():  # not while its disk is away
         try:
             _remove_tree(move.source)
         except DiskFailed as error:
@@ -263,7 +273,7 @@ class _Copy:
                 raise MoveRefused(self._layout.root, f"what is written to it is read back otherwise: {file.place}")
             target = self._target(file, written)
             with disk_errors(target):
-                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_directories(target.parent)
                 os.utime(temporary.file.fileno(), ns=(file.mtime_ns, file.mtime_ns))
                 temporary.rename(target, READ_ONLY if file.blob else file.mode)
                 os.utime(target, ns=(file.mtime_ns, file.mtime_ns))  # changing the mode may have changed it

@@ -271,6 +271,15 @@ def test_an_old_tree_that_cannot_be_removed_keeps_nobody_from_the_new_one(
         assert read_move(home.root) is None
 
 
+def test_the_old_tree_stays_while_the_disk_with_the_new_one_is_away(home: Home, tmp_path: Path) -> None:
+    target = tmp_path / "disk" / "models"
+    write_move(home.root, Move(home.source, target, How.COPY))
+    home.switch(target)  # killed right after this, and started again without the disk
+    settle_move(home.root, home.set_path, home.switch)
+    assert (home.source / "oci-layout").is_file()
+    assert read_move(home.root) is not None
+
+
 def test_another_move_waits_until_the_first_is_finished_or_given_up(home: Home, tmp_path: Path) -> None:
     with mounted(tmp_path / "disk") as disk:
         target = disk / "models"
