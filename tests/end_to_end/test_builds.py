@@ -1,4 +1,4 @@
-"""Builds on a real node: packed, run, built again, stopped half-way, and killed."""
+"""Builds on a real node: packed, run, built again, stopped half-way, and killed (the hub is simulated)."""
 
 import json
 import os
@@ -11,9 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from node.cli.demo_node import running
 from node.cli.exit_codes import ExitCode
 from node.models.demo import WEIGHT_FILES, demo_directory
 from tests.end_to_end.nodes import Facts, NodeProcess, started, write_bulk_model
+from tests.store.simulated_hub import REPO, SimulatedHub
 
 pytestmark = [pytest.mark.processes, pytest.mark.model, pytest.mark.timeout(300)]
 
@@ -186,3 +188,36 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
             yield nodes[0]
         finally:
             os.chdir(here)
+
+
+def test_a_release_of_a_hubs_commit_is_packed_and_built_again(tmp_path: Path, work: Path) -> None:
+    simulated = SimulatedHub(tmp_path / "hub", work / "model")
+    node = NodeProcess(tmp_path, "kitchen")
+    node._environment = {**node._environment, "HF_ENDPOINT": simulated.url, "HF_HOME": str(tmp_path / "hf")}
+    try:
+        with running([node]):
+            node.start()
+            (work / "Modelfile").write_text(f"FROM {REPO}\n")
+            node.command("create", "newest", "-f", str(work / "Modelfile"))
+            commit = node.command("show", "newest")["build"]["sources"][0]["revision"]
+            node.command("rm", "newest")
+            spec = work / "ModelSpec.yaml"
+            base = f"base:\n  hf_repo: {REPO}\n  revision: {commit}\n"
+            spec.write_text(SPEC.replace("base:\n  path: ./model\n", base))
+            made = node.command("build", "-f", str(spec))
+            assert made["name"] == "tiny:latest@1.0.0"
+            (source,) = node.command("show", "tiny")["build"]["sources"]
+            assert (source["kind"], source["revision"]) == ("hub", commit)
+            weights = next(file["digest"] for file in source["files"] if file["file"] == "model.safetensors")
+            simulated.forget()
+            assert node.command("build", "--check", "tiny")["sources"] == ["the stored layers"]
+            (node.home / "store" / "blobs" / "sha256" / weights).unlink()  # as `gc` does when it is old enough
+            checked = node.command("build", "--check", "tiny")
+            assert checked["same"]
+            assert checked["sources"] == [f"hf:{REPO}@{commit}"]
+            simulated.stop()
+            (node.home / "store" / "blobs" / "sha256" / weights).unlink(missing_ok=True)
+            code, stderr, _ = fails_in(node, "build", "--check", "tiny")
+            assert (code, "hint:" in stderr) == (ExitCode.PEER_UNREACHABLE, True), stderr
+    finally:
+        simulated.stop()
