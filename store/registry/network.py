@@ -178,14 +178,23 @@ class _Stream(httpcore.NetworkStream):
         try:
             secured = ssl_context.wrap_socket(
                 self._socket, server_hostname=server_hostname, do_handshake_on_connect=False
-            )
-            _in_slices(self._caller, timeout, lambda wait_s: _shake_hands(secured, wait_s))
-        except TimeoutError as error:
-            self.close()
-            raise httpcore.ConnectTimeout("no TLS") from error
+            )  # which has the connection from now on
         except OSError as error:
             self.close()
-            raise httpcore.ConnectError(f"TLS: {error}") from error
+            raise httpcore.ConnectError(str(error)) from error
+        try:
+            _in_slices(self._caller, timeout, lambda wait_s: _shake_hands(secured, wait_s))
+        except TimeoutError as error:
+            secured.close()
+            raise httpcore.ConnectTimeout("no TLS") from error
+        except OSError as error:
+            secured.close()
+            reason = str(getattr(error, "verify_message", "") or getattr(error, "reason", "") or error)
+            words = reason.replace("_", " ").lower()
+            raise httpcore.ConnectError(f"no https there ({words}); http is spoken on this machine only") from error
+        except BaseException:
+            secured.close()
+            raise
         return _Stream(secured, self._caller)
 
     def close(self) -> None:

@@ -139,7 +139,7 @@ class TokenServer:
         self.asked: list[list[str]] = []
         self.seen_logins: list[str | None] = []
         self._life_s = life_s
-        self._key, self._chain = _make_certificate(self.certificate)
+        self._key, self._chain = make_certificate(self.certificate)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
 
     @classmethod
@@ -209,12 +209,14 @@ def _base64url(data: bytes) -> bytes:
     return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
-def _make_certificate(path: Path) -> tuple[Any, str]:
-    """Return a fresh key and its own certificate in base64; the certificate is written to `path`."""
+def make_certificate(path: Path, address: str = "127.0.0.1") -> tuple[Any, str]:
+    """Return a fresh key and its certificate for `address` in base64; `path` gets the certificate and then the key."""
+    import ipaddress
+
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.serialization import Encoding
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
     from cryptography.x509.oid import NameOID
 
     key = ec.generate_private_key(ec.SECP256R1())
@@ -228,7 +230,9 @@ def _make_certificate(path: Path) -> tuple[Any, str]:
         .serial_number(1)
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
         .sign(key, SHA256())
     )
-    path.write_bytes(certificate.public_bytes(Encoding.PEM))
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(certificate.public_bytes(Encoding.PEM) + private)
     return key, base64.b64encode(certificate.public_bytes(Encoding.DER)).decode()
