@@ -97,6 +97,8 @@ class PortInUse(NodeError):
         self.address = address
         flag = "--api 127.0.0.1:0" if what == "API" else "--listen /ip4/0.0.0.0/tcp/0"
         self.hint = f"take any free port: tilenode serve {flag}"
+        if what == "registry":
+            self.hint = "leave --port away to take any free one"
 
 
 class IdentityMissing(NodeError):

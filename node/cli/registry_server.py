@@ -6,10 +6,11 @@ from node.cli.background import ensure_node, running_node
 from node.cli.exit_codes import ExitCode
 from node.cli.invocation import Invocation
 from node.cli.render import Screen, as_argument
-from node.errors import ControlFailed, IdentityMissing
+from node.errors import ControlFailed, IdentityMissing, UsageInvalid
 
 Facts = dict[str, Any]
 SHOWN_MODELS: Final = 8
+MAX_PORT: Final = 65535
 
 
 def serve(invocation: Invocation) -> int:
@@ -17,6 +18,8 @@ def serve(invocation: Invocation) -> int:
     if not invocation.settings().did:
         raise IdentityMissing(invocation.home.root)
     wanted = invocation.arguments.switch
+    if wanted not in (None, "on", "off"):
+        raise UsageInvalid(f"serve {wanted!r}: expected on or off", "see: tilenode registry serve --help")
     client = running_node(invocation) if wanted is None else ensure_node(invocation)
     if client is None:
         return _say_of_stopped(invocation)
@@ -48,6 +51,8 @@ def connect(invocation: Invocation) -> int:
     arguments = invocation.arguments
     body = {"peer": arguments.peer, "port": arguments.port}
     shown: Facts = {}
+    if not 0 <= arguments.port <= MAX_PORT:
+        raise UsageInvalid(f"port {arguments.port}: expected 0 to {MAX_PORT}, 0 for any", "leave --port away")
     with ensure_node(invocation) as client, client.stream("POST", "/v1/registry/connect", **body) as events:
         try:
             for event in events:

@@ -287,7 +287,7 @@ def _add_transfer_verbs(verbs: _Verbs) -> None:
 def _add_registry_verbs(verbs: _Verbs) -> None:
     registry = verbs.group("registry", "use OCI registries, and be one")
     serve = registry.add("serve", "registry_server:serve", "let programs on this machine read the models as a registry")
-    serve.add_argument("switch", nargs="?", choices=("on", "off"), help="without it: say how it is")
+    serve.add_argument("switch", nargs="?", metavar="on|off", help="without it: say how it is")
     login = registry.add("login", "registry:log_in", "log in to a registry; the password is asked for, never an option")
     login.add_argument("host", metavar="HOST")
     login.add_argument("--username", metavar="USER")

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import socket
 from dataclasses import replace
 from typing import Annotated, Any, Final
 
@@ -17,7 +18,7 @@ from node.api.registry_answers import answer_error
 from node.control.registry_login import login_file
 from node.control.responses import Emit, EventStream, facts
 from node.control.server import api_url, bind_api_socket, serve_http
-from node.errors import PeerListingInvalid
+from node.errors import PeerListingInvalid, PortInUse
 from node.parts import Node
 from node.peer.registry_tunnel import USER, Tunnel, ask, open_registry
 from protocol.oci_name import check_repository, check_tag
@@ -74,7 +75,7 @@ class RegistryServerRoutes:
 
         async def produce(emit: Emit) -> None:
             models = await _offered(self._node, peer)
-            with bind_api_socket(LOOPBACK, body.port, or_any_port=False) as listener:
+            with _bind(body.port) as listener:
                 server = api_url(listener).removeprefix("http://")
                 password = base64.urlsafe_b64encode(self._node.entropy.random_bytes(PASSWORD_BYTES)).decode()
                 with login_file(self._node.home.registry_logins, server, USER, password) as file:
@@ -100,6 +101,13 @@ class RegistryServerRoutes:
 def registry_facts(node: Node) -> dict[str, Any]:
     """Return whether programs on this machine may read the models as a registry, and where."""
     return {"serving": node.settings.serve_registry, "url": f"{node.api}/v2/"}
+
+
+def _bind(port: int) -> socket.socket:
+    try:
+        return bind_api_socket(LOOPBACK, port, or_any_port=False)
+    except PortInUse as error:
+        raise PortInUse("registry", error.address) from error
 
 
 def _guarded(node: Node, peer: LinkedPeer, password: str, port: int) -> ASGIApp:
