@@ -40,7 +40,7 @@ class OciIndex:
         """
         with self._lock, disk_errors(self._layout.index):
             foreign = self.read_foreign()
-            if foreign is None and self._layout.index.exists():
+            if foreign is None:
                 self._layout.index.replace(self._layout.quarantine / self._layout.index.name)
             self._foreign = foreign or []
             self._own = {_full_name(name): self._entry(name, digest) for name, digest in names}
@@ -69,13 +69,15 @@ class OciIndex:
             self._flush()
 
     def read_foreign(self) -> Entries | None:
-        """Return the entries of other programs as they stand, None where `index.json` is no index."""
+        """Return the entries of other programs as they stand, None where `index.json` is there and is no index."""
         try:
             document = decode_json(self._layout.index.read_bytes(), MAX_INDEX_BYTES, "index.json")
             entries = document["manifests"] if isinstance(document, dict) else None
             if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
                 return None
             encode_json(entries)
+        except FileNotFoundError:
+            return []
         except (OSError, JsonInvalid, KeyError, UnicodeEncodeError):  # the last: half a surrogate pair in a name
             return None
         return [entry for entry in entries if not _is_own(entry)]

@@ -72,14 +72,13 @@ def needed_blobs(
     Leases are read first: what a lease lets go because a name has it now is found under the name.
 
     Raises:
-        CollectRefused: a ref or the manifest of a version cannot be read, so what it needs is unknown.
+        CollectRefused: a ref, the manifest of a version or `index.json` cannot be read, so what it needs is unknown.
         LeaseCorrupt: what another process keeps cannot be read.
         DiskFailed: the disk says no.
     """
     others = {*store.leases.held(), *(_arriving(store.layout) if sweeping else ())}
     named = _named_blobs(store, without)
-    foreign = {digest for entry in store.refs.foreign_entries() for digest in _digests(str(entry).encode())}
-    return frozenset(named | _led_to(store.blobs, (others | foreign) - named))
+    return frozenset(named | _led_to(store.blobs, (others | _foreign(store)) - named))
 
 
 def used_blobs(store: ReachStore, since_s: float) -> frozenset[Digest]:
@@ -127,6 +126,14 @@ def _named_blobs(store: ReachStore, without: Mapping[ModelName, frozenset[int]])
             needed.add(version.digest)
             needed.update(blob.digest for blob in manifest.blobs())
     return needed
+
+
+def _foreign(store: ReachStore) -> set[Digest]:
+    entries = store.refs.foreign_entries()
+    if entries is None:
+        hint = "wait until the other program is done; if there is none, start the node anew, which sets the file aside"
+        raise CollectRefused(store.layout.index.name, "it is no index", hint)
+    return {digest for entry in entries for digest in _digests(str(entry).encode())}
 
 
 def _led_to(blobs: Blobs, roots: Iterable[Digest]) -> set[Digest]:

@@ -216,9 +216,9 @@ class Refs:
         with self._layout.lock:
             self._index.write((entry.name, entry.digest) for entry in self.list())
 
-    def foreign_entries(self) -> Entries:
-        """Return the entries of other programs in `index.json`, as they stand; none where it is unreadable."""
-        return self._index.read_foreign() or []
+    def foreign_entries(self) -> Entries | None:
+        """Return the entries of other programs in `index.json`, as they stand; None where it is unreadable."""
+        return self._index.read_foreign()
 
     def take_over(self, digest: Digest) -> None:
         """Remove the entries of other programs for a manifest that has a name of ours now.

@@ -166,6 +166,20 @@ def test_entries_of_other_programs_and_what_belongs_to_a_model_stay(store: Model
     assert all(store.blobs.has(each) for each in (belonging, blob, foreign))
 
 
+def test_nothing_goes_while_the_list_of_what_other_programs_put_here_cannot_be_read(
+    store: ModelStore, directory: Path
+) -> None:
+    add_model(store, "demo", directory)
+    foreign = store.blobs.publish_bytes(b"copied in by another program")
+    whole = store.layout.index.read_text()
+    store.layout.index.write_text(whole[: len(whole) // 2])  # as a program that does not replace it at once leaves it
+    with pytest.raises(CollectRefused, match=r"index\.json"):
+        collect_later(store)
+    assert store.blobs.has(foreign)
+    store.layout.index.unlink()  # one that is not there lists nothing
+    assert [blob.digest for blob in collect_later(store).blobs] == [foreign]
+
+
 def test_a_model_that_was_just_handed_out_stays(store: ModelStore, directory: Path) -> None:
     manifests = three_versions(store, directory)
     store.refs.forget_version(DEMO, 1)
