@@ -36,6 +36,7 @@ from protocol.errors import ProvenanceInvalid
 from protocol.manifest import Descriptor, Layer, Manifest
 from protocol.model_name import ModelName, format_model_name
 from protocol.provenance import decode_and_verify_provenance
+from protocol.text import clean_text
 from store.blobs import BLOCK_BYTES
 from store.delta import delta_limit, make_delta
 from store.disk import disk_errors, flush_directory, flush_file, free_bytes, open_regular
@@ -51,6 +52,7 @@ UNFINISHED: Final = "unfinished"
 INDEX_FILE: Final = "bundle.json"
 SIGNATURE_FILE: Final = "bundle.dsse"
 MARGIN_BYTES: Final = 1 << 20
+MAX_SHOWN_CHARS: Final = 80
 # Everybody may read what lies on a stick: the other device's person has another number there.
 _FILE_MODE: Final = 0o644
 _DIRECTORY_MODE: Final = 0o755
@@ -232,8 +234,12 @@ class _Writer:
             raise BundleTargetUsed(self._root, f"there is no directory {self._root.parent}; is its disk mounted?")
         found = sorted(path.name for path in self._root.iterdir()) if self._root.exists() else []
         if found and UNFINISHED not in found:
-            what = "holds a finished bundle already" if SIGNATURE_FILE in found else f"is not empty: {found[0]}"
+            named = clean_text(found[0], MAX_SHOWN_CHARS)
+            what = "holds a finished bundle already" if SIGNATURE_FILE in found else f"is not empty: {named}"
             raise BundleTargetUsed(self._root, what)
+        if link := next((path for path in self._root.rglob("*") if path.is_symlink()), None):
+            # Whoever prepared the stick must not choose which files of this person are written over.
+            raise BundleTargetUsed(self._root, f"holds a link: {clean_text(link.name, MAX_SHOWN_CHARS)}")
         _make(self._root)
         (self._root / UNFINISHED).touch()  # before anything else: what a kill leaves is known by it
         flush_directory(self._root)

@@ -173,6 +173,20 @@ def test_directories_that_hold_something_else_are_left_alone(ann: Exporter, tmp_
         ann.export(tmp_path / "no" / "such")
 
 
+@pytest.mark.parametrize("place", ["bundle.json.part", "unfinished", "blobs", "logs"])
+def test_links_on_a_stick_lead_no_export_elsewhere(ann: Exporter, tmp_path: Path, place: str) -> None:
+    ann.publish(tensors())
+    stick, outside = tmp_path / "stick", tmp_path / "outside"
+    stick.mkdir()
+    (stick / "unfinished").touch()
+    (stick / place).unlink(missing_ok=True)
+    (stick / place).symlink_to(outside)
+    outside.mkdir() if place in ("blobs", "logs") else outside.write_text("mine")
+    with pytest.raises(BundleTargetUsed, match="link"):
+        ann.export(stick)
+    assert list(outside.iterdir()) == [] if outside.is_dir() else outside.read_text() == "mine"
+
+
 def test_a_blob_that_changed_here_is_not_exported(ann: Exporter, tmp_path: Path) -> None:
     ann.publish(tensors())
     layer = max(ann.store.resolve(NAME).layers, key=lambda layer: layer.size)
