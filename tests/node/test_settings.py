@@ -49,3 +49,13 @@ def test_the_file_holds_nothing_but_its_fields(tmp_path: Path) -> None:
     save_settings(tmp_path / "settings.json", Settings())
     fields = json.loads((tmp_path / "settings.json").read_text())
     assert set(fields) == {"version", "nickname", "did", "rung", "place", "port", "serve_registry", "store"}
+
+
+def test_the_registry_is_closed_until_a_person_opens_it(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    assert load_settings(path).serve_registry is False
+    save_settings(path, Settings(serve_registry=True))
+    assert load_settings(path).serve_registry is True
+    path.write_text(json.dumps({"version": 1, "serve_registry": "yes"}))
+    with pytest.raises(SettingsInvalid):
+        load_settings(path)
