@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import ollama
 import pytest
 
 from tests.end_to_end.nodes import NodeProcess, link, started, wait_for_offer
@@ -47,3 +48,23 @@ def test_what_one_device_does_with_versions_is_what_the_other_sees(tmp_path: Pat
         wait_for_offer(studio, first)
         theirs = studio.command("pull", "ours", "--from", "sofa")
         assert (theirs["manifest"], theirs["publisher"]) == (first, sofa.ready["did"])
+
+
+def test_the_stock_ollama_client_copies_and_deletes(tmp_path: Path) -> None:
+    with started(tmp_path, "studio") as (studio,):
+        manifest = _create(studio, tmp_path, "one")
+        with ollama.Client(host=str(studio.ready["api"])) as client:
+            assert client.copy("mine", "ours").status == "success"
+            found = {model.model: model.digest for model in client.list().models}
+            assert found["ours:latest"] == found["mine:latest"] == manifest
+            studio.command("pin", "ours")
+            with pytest.raises(ollama.ResponseError) as refused:
+                client.delete("ours")
+            assert refused.value.status_code == 400
+            studio.command("unpin", "ours")
+            assert client.delete("ours").status == "success"
+            with pytest.raises(ollama.ResponseError) as missing:
+                client.copy("ours", "theirs")
+            assert missing.value.status_code == 404
+            assert "ours:latest" not in {model.model for model in client.list().models}
+            assert studio.command("verify", "mine")["manifest"] == manifest
