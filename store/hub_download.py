@@ -1,6 +1,5 @@
 """A download that goes on where a killed one stopped: its bytes in order, hashed as they come, published when whole."""
 
-import fcntl
 import hashlib
 import io
 import os
@@ -9,8 +8,9 @@ from types import TracebackType
 
 from protocol.digest import Digest, parse_digest
 from store.blobs import BLOCK_BYTES, Blobs
-from store.disk import PRIVATE, READ_ONLY, disk_errors, flush_directory, flush_file
-from store.errors import LayerCorrupt, PartialBusy
+from store.disk import READ_ONLY, disk_errors, flush_directory, flush_file
+from store.errors import LayerCorrupt
+from store.partial import open_locked
 
 
 class Download(io.RawIOBase):
@@ -34,22 +34,15 @@ class Download(io.RawIOBase):
         self._digest = digest
         self._path: Path = blobs.layout.downloads / f"{parse_digest(digest)}.download"
         self._hash = hashlib.sha256()
-        with disk_errors(self._path):
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._file = io.FileIO(os.open(self._path, flags, PRIVATE), "r+b")
-            try:
-                self._lock()
-                self._take_up()
-            except BaseException:
-                self._file.close()
-                raise
-        self.resumed_bytes = self.position
-
-    def _lock(self) -> None:
+        with blobs.layout.sweeping.shared(), disk_errors(self._path):  # who sweeps locks it for a moment, to look
+            self._file = open_locked(self._path, digest)
         try:
-            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PartialBusy(self._digest) from None
+            with disk_errors(self._path):
+                self._take_up()
+        except BaseException:
+            self._file.close()
+            raise
+        self.resumed_bytes = self.position
 
     def _take_up(self) -> None:
         if os.fstat(self._file.fileno()).st_size > self.size:
