@@ -142,11 +142,11 @@ def pull(invocation: Invocation) -> int:
     from protocol.registry import names_registry
 
     arguments = invocation.arguments
-    if names_registry(arguments.name):
+    if names_registry(arguments.name) and not arguments.source:  # a device may have it under the same name
         return pull_from_registry(invocation)
     if arguments.own_name or arguments.no_deltas:
         raise UsageInvalid(
-            f"{arguments.name} names no registry, and only from one is there --as and --no-deltas",
+            f"{arguments.name} is not fetched from a registry, and only from one is there --as and --no-deltas",
             "name one: tilenode pull HOST/REPOSITORY:TAG",
         )
     source = {"source": arguments.source} if arguments.source else {}

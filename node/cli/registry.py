@@ -18,10 +18,6 @@ Facts = dict[str, Any]
 def pull(invocation: Invocation) -> int:
     """Fetch a model from a registry; only chunks that are missing here move, everything is verified."""
     arguments = invocation.arguments
-    if arguments.source:
-        raise UsageInvalid(
-            f"{arguments.name} names a registry, and --from a device", "leave one of the two out: tilenode pull --help"
-        )
     body = {"reference": arguments.name, "own_name": arguments.own_name, "deltas": not arguments.no_deltas}
     with ensure_node(invocation) as client, client.stream("POST", "/v1/registry/pull", **body) as events:
         done = _follow(invocation.screen, events)

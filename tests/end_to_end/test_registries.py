@@ -1,5 +1,6 @@
 """Two nodes and a real registry that wants a login: pushed by one, pulled by the other, by command and by API."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -139,7 +140,8 @@ def test_whoever_leaves_ends_the_pull_and_what_came_is_kept(nodes: list[NodeProc
         with httpx.stream("POST", f"{study.ready['api']}/api/pull", json=body, timeout=30) as answer:
             lines = answer.iter_lines()
             assert "pulling manifest" in next(lines)
-            _until(lambda: connections() > 0, 10)
+            assert any(json.loads(line).get("total") == 1 << 20 for line in lines)  # the weights have begun
+            assert connections() > 0
         _until(lambda: connections() == 0, 3)
         (partial,) = (study.home / "store" / "cache" / "downloads").glob("*.partial")
         assert partial.stat().st_size > 0
@@ -162,8 +164,8 @@ def test_what_leads_nowhere_says_what_to_do(nodes: list[NodeProcess]) -> None:
     cases: list[tuple[tuple[str, ...], int, str]] = [
         (("pull", "127.0.0.1:9/a/b"), ExitCode.PEER_UNREACHABLE, "connection refused"),
         (("pull", "127.0.0.1:9/a/b/c"), ExitCode.USAGE, "--as NAME"),
-        (("pull", "127.0.0.1:9/a/b", "--from", "study"), ExitCode.USAGE, "--from a device"),
-        (("pull", "demo", "--as", "x"), ExitCode.USAGE, "names no registry"),
+        (("pull", "127.0.0.1:9/a/b", "--from", "study"), ExitCode.PEER_UNKNOWN, "study"),
+        (("pull", "demo", "--as", "x"), ExitCode.USAGE, "not fetched from a registry"),
         (("push", "nothing", "127.0.0.1:9/a/b"), ExitCode.MODEL_NOT_FOUND, "nothing"),
         (("push", "demo"), ExitCode.USAGE, "tilenode push demo:latest HOST/REPOSITORY"),
         (("registry", "login", "127.0.0.1:9"), ExitCode.TERMINAL_NEEDED, "--username"),
