@@ -7,6 +7,7 @@ from starlette.responses import JSONResponse, Response
 
 from node.api.body import parse_body
 from node.api.errors import BodyInvalid
+from node.api.own_programs import IsOwn, is_own_program, require_own
 from node.api.schemas import _Native
 from node.versions import Versions
 from store.errors import ModelUnknown, VersionAmbiguous, VersionPinned, VersionTaken, VersionUnknown
@@ -30,10 +31,11 @@ class DeleteBody(_Native):
 
 
 class CopyRoutes:
-    """The two routes, over the node's `Versions`."""
+    """The two routes, over the node's `Versions`; for this account's own programs only."""
 
-    def __init__(self, versions: Versions) -> None:
+    def __init__(self, versions: Versions, is_own: IsOwn = is_own_program) -> None:
         self._versions = versions
+        self._is_own = is_own
 
     def router(self) -> APIRouter:
         """Return the routes for mounting."""
@@ -44,6 +46,7 @@ class CopyRoutes:
 
     async def copy(self, request: Request) -> Response:
         """Copy a model to a name under which this device signs it."""
+        await require_own(request, self._is_own)
         body = parse_body(await request.body(), CopyBody)
         for field in ("source", "destination"):
             if not getattr(body, field):
@@ -56,6 +59,7 @@ class CopyRoutes:
 
     async def delete(self, request: Request) -> Response:
         """Forget a model with all its versions, unless one is pinned."""
+        await require_own(request, self._is_own)
         body = parse_body(await request.body(), DeleteBody)
         name = body.model or body.name
         if not name:

@@ -5,15 +5,35 @@ The port answers every account of the machine; what changes models, or uses this
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import psutil
+import trio
+from fastapi import Request
+
+from node.api.errors import CallerNotOwn
+
+IsOwn = Callable[[int, int], bool]
 
 _TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _ESTABLISHED: Final = "01"
 # The loopback addresses as those tables spell them: 127.0.0.1, ::1, ::ffff:127.0.0.1.
 _LOOPBACK: Final = frozenset({"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"})
+
+
+async def require_own(request: Request, is_own: IsOwn) -> None:
+    """Accept a request of a program that `is_own`, told the caller's port and this API's, says is this account's own.
+
+    Raises:
+        CallerNotOwn: it is not, or that cannot be told.
+    """
+    client, server = request.client, request.scope.get("server")
+    if client is None or server is None:
+        raise CallerNotOwn
+    if not await trio.to_thread.run_sync(is_own, client.port, server[1]):
+        raise CallerNotOwn
 
 
 def is_own_program(client_port: int, server_port: int) -> bool:

@@ -4,14 +4,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
-import trio
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from node.api.body import parse_body
-from node.api.errors import ApiRefused, BodyInvalid, CallerNotOwn
+from node.api.errors import ApiRefused, BodyInvalid
 from node.api.native import NDJSON, native_error
-from node.api.own_programs import is_own_program
+from node.api.own_programs import IsOwn, is_own_program, require_own
 from node.api.schemas import _Native
 from node.api.streams import Emit, Streamed, Whole, to_json
 from node.errors import ModelNotOffered
@@ -47,7 +46,7 @@ class TransferRoutes:
         self,
         registries: Registries,
         from_peers: PeerPull,
-        is_own: Callable[[int, int], bool] = is_own_program,
+        is_own: IsOwn = is_own_program,
     ) -> None:
         """Take both, and what tells by the two ports of a connection whether its caller is this account's own."""
         self._registries = registries
@@ -63,7 +62,7 @@ class TransferRoutes:
 
     async def pull(self, request: Request) -> Response:
         """Fetch a model: from the registry that its name begins with, else from linked devices."""
-        await self._require_own(request)
+        await require_own(request, self._is_own)
         body = parse_body(await request.body(), TransferBody)
         name = _name(body)
 
@@ -80,7 +79,7 @@ class TransferRoutes:
 
     async def push(self, request: Request) -> Response:
         """Put a model into the registry that its name begins with."""
-        await self._require_own(request)
+        await require_own(request, self._is_own)
         body = parse_body(await request.body(), TransferBody)
         name = _name(body)
 
@@ -89,13 +88,6 @@ class TransferRoutes:
             await tell({"status": "success"})
 
         return _answer(body, work)
-
-    async def _require_own(self, request: Request) -> None:
-        client, server = request.client, request.scope.get("server")
-        if client is None or server is None:
-            raise CallerNotOwn
-        if not await trio.to_thread.run_sync(self._is_own, client.port, server[1]):
-            raise CallerNotOwn
 
 
 def _name(body: TransferBody) -> str:
