@@ -10,7 +10,7 @@ from protocol.digest import format_oci_digest, short_digest
 from protocol.errors import ChunkMapInvalid, DeltaInvalid
 from protocol.manifest import Descriptor, Layer
 from store.delta import apply_delta
-from store.errors import BlobMissing, LayerCorrupt
+from store.errors import BlobMissing, ChunkCorrupt, LayerCorrupt
 from store.leases import Lease
 from store.models import ModelStore
 from store.partial import PartialLayer
@@ -109,7 +109,12 @@ class LayerPull:
         elif chunk_map is None:
             self._take_whole(_blob(layer))
         elif not self._rebuild(layer, chunk_map):
-            self._take_missing(layer, chunk_map)
+            try:
+                self._take_missing(layer, chunk_map)
+            except (ChunkCorrupt, LayerCorrupt):
+                if layer.chunk_map is not None:
+                    raise
+                self._take_whole(_blob(layer))  # only the map is known to be wrong, and the manifest names none
         self._settle_chunk_map(layer)
 
     def _chunk_map(self, layer: Layer) -> ChunkMap | None:

@@ -16,7 +16,9 @@ from identity.keys import DeviceKey
 from identity.secrets import LogGuard
 from identity.testing import MemorySecretStore, key_from_number, secrets_from_number
 from protocol.attestation import Artifact
+from protocol.chunkmap import encode_chunk_map, make_chunk_map
 from protocol.digest import digest_of
+from protocol.manifest import Descriptor, Layer
 from protocol.model_name import parse_model_name
 from protocol.range_plan import plan_runs
 from protocol.registry import Reference, local_name, parse_reference, push_target
@@ -30,7 +32,8 @@ from store.registry import testing
 from store.registry.client import RegistryClient
 from store.registry.credentials import Login
 from store.registry.errors import RegistryLoginNeeded, RegistryLoginRefused, RegistryUnknown
-from store.registry.layers import Event
+from store.registry.layers import Event, LayerPull
+from store.registry.offered import Offered
 from store.registry.pull import pull_model
 from store.registry.push import push_model
 from store.registry.testing import RunningRegistry
@@ -226,6 +229,25 @@ def test_a_fine_tune_in_which_every_weight_moved_comes_as_a_delta(
     alone = ModelStore(tmp_path / "alone")
     assert pull_model(alone, reference, name, report=silent).manifest == here.resolve(name).digest
     alone.close()
+
+
+def test_a_chunk_map_that_nobody_pinned_and_that_lies_costs_no_model(
+    registry: RunningRegistry, here: ModelStore, there: ModelStore, model: StoredModel
+) -> None:
+    push_model(here, model, target(registry, model), report=silent)
+    weights = model.manifest.layer("model.safetensors")
+    assert weights is not None
+    unpinned = Layer(weights.digest, weights.size, weights.media_type, weights.filepath)
+    lengths = [min(1 << 16, weights.size - start) for start in range(0, weights.size, 1 << 16)]
+    lie = encode_chunk_map(
+        make_chunk_map(
+            weights.digest, weights.size, [(bytes([n % 256]) * 32, length) for n, length in enumerate(lengths)]
+        )
+    )
+    offered = Offered({weights.digest: Descriptor(there.blobs.publish_bytes(lie), len(lie), "")}, (), (), ())
+    with RegistryClient(target(registry, model)) as client, there.lease() as lease:
+        LayerPull(client, there, offered, lease, silent).take_layer(unpinned)
+    assert there.blobs.verify(weights.digest) == weights.size
 
 
 def test_a_delta_that_somebody_else_needs_stays(
