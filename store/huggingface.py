@@ -158,7 +158,7 @@ class HubSession:
         data = XetFileData(file_hash=file.file_hash, refresh_route=file.refresh_route)
         try:
             storage = refresh_xet_connection_info(file_data=data, headers=headers)
-            if urlsplit(storage.endpoint).scheme not in self.settings.xet_schemes:
+            if not self._rules.may_store(storage.endpoint, self.settings.xet_schemes):
                 raise HubUnreachable(self.endpoint, "names a Xet storage that may not be asked")
             session = hf_xet.XetSession(hf_xet.XetConfig().with_config(_XET_SETTINGS))
             group = session.new_download_stream_group(
@@ -232,6 +232,14 @@ class HubRules:
     def is_own(self, url: str) -> bool:
         """Return whether `url` is the hub's own, so that the token may go there."""
         return _origin(url) == self._origin
+
+    def may_store(self, url: str, schemes: frozenset[str]) -> bool:
+        """Return whether the hub may name `url` as its Xet storage, which is asked by a library with no rules of ours.
+
+        That looks its name up once more: it keeps out plain addresses and honest names, not one that changes meanwhile.
+        """
+        scheme, host, _ = _origin(url)
+        return scheme in schemes and bool(host) and (self._inside or not _is_inside(host))
 
     def check_request(self, request: httpx2.Request) -> None:
         """Accept a request that may be made, without the token where that is not the hub's."""

@@ -1,13 +1,17 @@
 """What every request and answer of the hub's library is held to, and that the library is silent."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import httpx2
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import _http as library
+from huggingface_hub.utils._xet import XetConnectionInfo, XetFileData
 
+from store import huggingface
 from store.errors import HubUnreachable
+from store.hub_download import Download
 from store.hub_settings import HubSettings
 from store.huggingface import MAX_ERROR_BYTES, HubRules, HubSession
 
@@ -64,6 +68,16 @@ def test_nothing_is_asked_without_encryption_but_on_this_machine(hub: str, url: 
     checked(HERE, "http://127.0.0.1:9/x")
     with pytest.raises(HubUnreachable, match="not encrypted"):
         checked("http://203.0.114.7", "http://203.0.114.7/x")
+
+
+@pytest.mark.parametrize("storage", ["https://169.254.169.254", "https://10.0.0.1:443", "http://203.0.114.8", "https:"])
+def test_a_hub_out_in_the_world_leads_to_no_xet_storage_inside(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = XetConnectionInfo(access_token="canary", expiration_unix_epoch=1 << 40, endpoint=storage)
+    monkeypatch.setattr(huggingface, "refresh_xet_connection_info", lambda **_: answer)
+    file = XetFileData(file_hash="0" * 64, refresh_route=f"{WORLD}/x")
+    with pytest.raises(HubUnreachable, match="may not be asked") as raised:
+        HubSession(HubSettings(endpoint=WORLD)).download_xet(file, cast(Download, None))
+    assert "canary" not in str(raised.value)
 
 
 class Endless(httpx2.SyncByteStream):
