@@ -329,6 +329,8 @@ class ManifestInvalid(ProtocolError):
 class ChunkMapInvalid(ProtocolError):
     """Bytes that are no chunk map of the blob in question."""
 
+    hint = "tell whoever made the model: its files and its chunk maps do not belong together"
+
     def __init__(self, where: str, reason: str) -> None:
         super().__init__(f"chunk map, {where}: {reason}")
         self.where = where

@@ -320,6 +320,8 @@ class LayerCorrupt(StoreError):
 class ChunkCorrupt(StoreError):
     """A chunk's bytes do not have the BLAKE3 hash that the chunk map names."""
 
+    hint = "nothing wrong was kept; try again, or fetch it from somewhere else"
+
     def __init__(self, blob: Digest, index: int, offset: int) -> None:
         super().__init__(f"layer {short_digest(blob)}: chunk {index} at byte {offset} does not hash to its name")
         self.blob = blob
