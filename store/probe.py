@@ -6,6 +6,7 @@ import mmap
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -36,8 +37,9 @@ def require_operations(directory: Path, *, largest: int) -> None:
     except OSError as error:
         raise MoveRefused(directory, f"cannot hold a store: {(error.strerror or str(error)).lower()}") from error
     finally:
-        if made and directory.is_dir() and not any(directory.iterdir()):
-            directory.rmdir()
+        if made:
+            with suppress(OSError):  # not empty: it is named above
+                directory.rmdir()
 
 
 def require_file_size(directory: Path, size: int) -> None:

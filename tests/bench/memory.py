@@ -9,11 +9,11 @@ from pathlib import Path
 
 from node.cli.demo_node import DemoNode
 from node.config import Home
-from store.registry.testing import is_installed, open_registry
 from tests.bench.random_model import copy_description
 from tests.bench.run import ROOT, CannotMeasure, Run
 from tests.bench.table import Row, Unmeasured
 from tests.bench.weights import write_weights
+from tests.store.registry.docker_registry import is_installed, open_registry
 
 MODEL = "large"
 BUDGET_MB = 300.0

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from store.registry import testing
 from tests.end_to_end.nodes import NodeProcess, link, started, wait_for_offer, write_bulk_model
+from tests.store.registry import docker_registry
 
 SIZE = 64 << 20
 Facts = dict[str, Any]
@@ -45,7 +45,7 @@ def damage(node: NodeProcess, digest: str, *offsets: int) -> Path:
 def disk(directory: Path, size: str = "400m") -> Iterator[Path]:
     """Give `directory` as a file system of its own."""
     directory.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", directory]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)]
     if subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("needs the right to mount: run as root, `sudo make test`")
     try:
@@ -82,9 +82,12 @@ def test_a_repair_moves_only_what_is_damaged_and_names_who_is_missing(tmp_path: 
 
 
 def test_a_repair_from_the_registry_that_the_model_came_from(tmp_path: Path) -> None:
-    if not testing.is_installed():
-        pytest.skip(f"needs docker-registry: {testing.NEEDED}")
-    with testing.open_registry(tmp_path / "registry") as registry, started(tmp_path, "ann", "ben") as (ann, ben):
+    if not docker_registry.is_installed():
+        pytest.skip(f"needs docker-registry: {docker_registry.NEEDED}")
+    with (
+        docker_registry.open_registry(tmp_path / "registry") as registry,
+        started(tmp_path, "ann", "ben") as (ann, ben),
+    ):
         create(ann, tmp_path / "model")
         ann.command("push", "bulk", f"{registry.host}/ann/bulk:v1")
         name = f"{registry.host}/ann/bulk:v1"

@@ -15,9 +15,9 @@ import pytest
 
 from node.cli.demo_node import CommandFailed
 from node.cli.exit_codes import ExitCode
-from store.registry import testing
-from store.registry.testing import RunningRegistry
 from tests.end_to_end.nodes import Facts, NodeProcess, started
+from tests.store.registry import docker_registry
+from tests.store.registry.docker_registry import RunningRegistry
 
 pytestmark = [pytest.mark.processes, pytest.mark.model, pytest.mark.timeout(300)]
 
@@ -33,9 +33,9 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NodeProcess
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRegistry]:
-    if not testing.is_installed():
-        pytest.skip(f"needs docker-registry: {testing.NEEDED}")
-    with testing.login_registry(tmp_path_factory.mktemp("registry")) as running:
+    if not docker_registry.is_installed():
+        pytest.skip(f"needs docker-registry: {docker_registry.NEEDED}")
+    with docker_registry.login_registry(tmp_path_factory.mktemp("registry")) as running:
         yield running
 
 
@@ -48,7 +48,7 @@ def client(nodes: list[NodeProcess]) -> Iterator[ollama.Client]:
 
 
 def log_in(node: NodeProcess, registry: RunningRegistry, password: str) -> "subprocess.CompletedProcess[str]":
-    words = ("registry", "login", registry.host, "--username", testing.USER, "--password-stdin")
+    words = ("registry", "login", registry.host, "--username", docker_registry.USER, "--password-stdin")
     return subprocess.run(
         node._command_line(words), env=node._environment, input=f"{password}\n", capture_output=True, text=True
     )
@@ -67,7 +67,7 @@ def test_a_model_goes_through_a_registry_that_wants_a_login(
     assert wrong.returncode == ExitCode.NOT_ALLOWED
     assert kitchen.command("registry", "list")["logins"] == []
     for node in nodes:
-        assert log_in(node, registry, testing.WORD).returncode == 0
+        assert log_in(node, registry, docker_registry.WORD).returncode == 0
 
     pushed = kitchen.command("push", "demo", target)
     assert pushed["referrers"] == 2  # chunk maps, provenance
@@ -95,7 +95,7 @@ def _holds_no_password(directory: Path) -> None:
     for path in directory.rglob("*"):
         if path.is_file() and path.stat().st_size < 32 << 20:
             content = path.read_bytes()
-            assert testing.WORD.encode() not in content, path
+            assert docker_registry.WORD.encode() not in content, path
             assert b"canary" not in content, path
 
 
@@ -104,7 +104,7 @@ def test_ollamas_own_client_pushes_and_pulls(
 ) -> None:
     kitchen = nodes[0]
     for node in nodes:
-        assert log_in(node, registry, testing.WORD).returncode == 0
+        assert log_in(node, registry, docker_registry.WORD).returncode == 0
     target = f"{registry.host}/ann/other"
     kitchen.command("show", "demo")
     kitchen.command("push", "demo", target)

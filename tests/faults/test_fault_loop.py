@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from store.registry.testing import NEEDED, is_installed, open_registry
+from tests.store.registry.docker_registry import NEEDED, is_installed, open_registry
 
 SEED = 20261121
 OPERATIONS = {"create", "rm", "gc", "verify", "set-path", "pull"}

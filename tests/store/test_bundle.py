@@ -346,7 +346,7 @@ def test_without_the_base_it_says_which_one_is_missing(ann: Exporter, ben: Model
 def test_a_stick_that_is_too_small_is_refused_before_anything_is_copied(ann: Exporter, tmp_path: Path) -> None:
     ann.publish(tensors())
     (tmp_path / "stick").mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path / "stick"]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path / "stick")]
     if subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("needs the right to mount: run as root, `sudo make test`")
     try:

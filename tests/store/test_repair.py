@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from protocol.digest import Digest
-from protocol.manifest import Layer, Manifest
+from protocol.manifest import Descriptor, Layer, Manifest
 from protocol.model_name import parse_model_name
 from store.errors import DiskFailed, LayerCorrupt
 from store.models import ModelStore
@@ -51,7 +51,7 @@ def test_only_the_chunks_that_changed_are_missing(store: ModelStore) -> None:
     assert chunk_map is not None
     bad = [chunk_map.chunk(chunk_map.chunk_at(offset)) for offset in (9000, layer.size // 2)]
     damage(store.layout.blob_path(layer.digest), 9000, layer.size // 2)
-    seen = []
+    seen: list[Descriptor] = []
     assert [blob.digest for blob in find_bad(store, manifest.blobs(), seen.append)] == [layer.digest]
     assert len(seen) == len(list(manifest.blobs()))
     assert not store.blobs.has(layer.digest)

@@ -15,10 +15,10 @@ from protocol.manifest import Layer
 from protocol.model_name import parse_model_name
 from protocol.registry import parse_reference
 from store.errors import ModelUnknown
-from store.registry import testing
 from store.registry.push import push_model
 from store.repair_registry import open_registry, registries_of
 from store.testing import make_model_directory, make_tensors
+from tests.store.registry import docker_registry
 
 NAME = parse_model_name("demo")
 
@@ -138,9 +138,9 @@ async def test_with_the_device_gone_it_says_who_has_it_and_what_is_missing(tmp_p
 
 async def test_from_the_registry_that_it_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks by Range, small blobs whole, and a layer that is too large for memory as a stream."""
-    if not testing.is_installed():
-        pytest.skip(f"needs docker-registry: {testing.NEEDED}")
-    with testing.open_registry(tmp_path / "registry") as registry:
+    if not docker_registry.is_installed():
+        pytest.skip(f"needs docker-registry: {docker_registry.NEEDED}")
+    with docker_registry.open_registry(tmp_path / "registry") as registry:
         async with ModelNode(tmp_path / "2", 2).running() as ben:
             ben.publish("demo", make_model_directory(tmp_path / "model", make_tensors(0, blocks=8, width=720)))
             reference = parse_reference(f"{registry.host}/ann/demo:v1")
@@ -155,7 +155,7 @@ async def test_from_the_registry_that_it_came_from(tmp_path: Path, monkeypatch: 
                 damage(ben, digest, 3)
             registry.forget()
             async with ben.fetch.repair("here", lambda _: [open_registry(reference, None, lambda: None)]) as events:
-                done = dict([event async for event in events][-1])
+                done: dict[str, Any] = [event async for event in events][-1]
             assert {source for one in done["repaired"] for source in one["sources"]} == {f"registry {reference}"}
             assert done["moved_bytes"] < layer.size // 4
             assert registry.requests("GET", config.digest)

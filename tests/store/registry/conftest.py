@@ -7,17 +7,17 @@ import pytest
 
 from protocol.model_name import ModelName, parse_model_name
 from store.models import ModelStore, StoredModel
-from store.registry import testing
-from store.registry.testing import RunningRegistry
 from store.testing import add_model, make_model_directory, make_tensors
+from tests.store.registry import docker_registry
+from tests.store.registry.docker_registry import RunningRegistry
 
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[RunningRegistry]:
     """A docker-registry that lets everybody do everything."""
-    if not testing.is_installed():
-        pytest.skip(f"needs docker-registry: {testing.NEEDED}")
-    with testing.open_registry(tmp_path / "registry") as running:
+    if not docker_registry.is_installed():
+        pytest.skip(f"needs docker-registry: {docker_registry.NEEDED}")
+    with docker_registry.open_registry(tmp_path / "registry") as running:
         yield running
 
 

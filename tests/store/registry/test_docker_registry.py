@@ -28,7 +28,6 @@ from store.log import Log
 from store.models import ModelStore, StoredModel
 from store.provenance import publish_model
 from store.refs import RefEvent
-from store.registry import testing
 from store.registry.client import RegistryClient
 from store.registry.credentials import Login
 from store.registry.errors import RegistryLoginNeeded, RegistryLoginRefused, RegistryUnknown
@@ -36,8 +35,9 @@ from store.registry.layers import Event, LayerPull
 from store.registry.offered import Offered
 from store.registry.pull import pull_model
 from store.registry.push import push_model
-from store.registry.testing import RunningRegistry
 from store.testing import add_model, make_model_directory, make_tensors
+from tests.store.registry import docker_registry
+from tests.store.registry.docker_registry import RunningRegistry
 
 ROOT = Path(__file__).parents[3]
 PULLER = Path(__file__).parent / "pull_process.py"
@@ -135,16 +135,16 @@ def test_an_unknown_tag_is_named(registry: RunningRegistry, there: ModelStore) -
 def test_a_login_is_needed_shown_and_refused(
     here: ModelStore, there: ModelStore, model: StoredModel, tmp_path: Path
 ) -> None:
-    if not testing.is_installed():
-        pytest.skip(f"needs docker-registry: {testing.NEEDED}")
-    with testing.login_registry(tmp_path / "registry") as registry:
+    if not docker_registry.is_installed():
+        pytest.skip(f"needs docker-registry: {docker_registry.NEEDED}")
+    with docker_registry.login_registry(tmp_path / "registry") as registry:
         reference = target(registry, model)
-        login = Login(testing.USER, testing.WORD)
+        login = Login(docker_registry.USER, docker_registry.WORD)
         with pytest.raises(RegistryLoginNeeded) as needed:
             push_model(here, model, reference, report=silent)
         assert needed.value.hint == f"log in: tilenode registry login {registry.host}"
         with pytest.raises(RegistryLoginRefused) as refused:
-            push_model(here, model, reference, report=silent, login=Login(testing.USER, "canary of a password"))
+            push_model(here, model, reference, report=silent, login=Login(docker_registry.USER, "canary of a password"))
         assert "canary" not in f"{refused.value!r} {refused.value} {refused.value.hint}"
         push_model(here, model, reference, report=silent, login=login)
         assert pull_model(there, reference, parse_model_name("demo"), report=silent, login=login).manifest
@@ -155,11 +155,11 @@ def test_a_login_is_needed_shown_and_refused(
 def test_tokens_are_asked_for_by_scope_and_kept(
     here: ModelStore, there: ModelStore, model: StoredModel, tmp_path: Path
 ) -> None:
-    if not testing.is_installed():
-        pytest.skip(f"needs docker-registry: {testing.NEEDED}")
-    with testing.token_registry(tmp_path / "registry") as (registry, tokens):
+    if not docker_registry.is_installed():
+        pytest.skip(f"needs docker-registry: {docker_registry.NEEDED}")
+    with docker_registry.token_registry(tmp_path / "registry") as (registry, tokens):
         reference = target(registry, model)
-        push_model(here, model, reference, report=silent, login=Login(testing.USER, testing.WORD))
+        push_model(here, model, reference, report=silent, login=Login(docker_registry.USER, docker_registry.WORD))
         assert tokens.asked == [["repository:ann/demo:pull"], ["repository:ann/demo:pull,push"]]
         # Everybody may pull, without a login and with one token for the whole of it.
         tokens.asked.clear()

@@ -21,7 +21,7 @@ from store.registry.client import RegistryClient
 from store.registry.layers import Event
 from store.registry.pull import pull_model
 from store.registry.push import push_model
-from store.registry.testing import RunningRegistry
+from tests.store.registry.docker_registry import RunningRegistry
 
 pytestmark = pytest.mark.skipif(shutil.which("skopeo") is None, reason="needs skopeo: apt install skopeo")
 

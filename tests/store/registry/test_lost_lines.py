@@ -20,8 +20,8 @@ from store.registry.layers import Event
 from store.registry.pull import pull_model
 from store.registry.push import push_model
 from store.registry.session import Pace
-from store.registry.testing import RunningRegistry
 from store.registry.upload import Content, Way, push_blob
+from tests.store.registry.docker_registry import RunningRegistry
 
 QUICK = Pace(first_pause_s=0.01)
 MIB = 1 << 20

@@ -11,9 +11,9 @@ import httpcore
 import pytest
 
 from store.errors import StoreError
-from store.registry import testing
 from store.registry.errors import RedirectRefused, RegistryAbandoned, RegistryStalled
 from store.registry.network import Caller, Network
+from tests.store.registry import docker_registry
 
 
 class Left(StoreError):
@@ -27,7 +27,7 @@ def nothing() -> None:
 @contextmanager
 def tls_server(tmp_path: Path) -> Iterator[tuple[int, ssl.SSLContext]]:
     """Give the port of a server that answers one request over TLS, and a context that trusts it."""
-    testing.make_certificate(tmp_path / "own.pem", "127.0.0.1")
+    docker_registry.make_certificate(tmp_path / "own.pem", "127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "own.pem")
     listener = socket.create_server(("127.0.0.1", 0))

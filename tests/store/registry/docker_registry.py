@@ -97,7 +97,7 @@ def _running(directory: Path, more: dict[str, object]) -> Iterator[RunningRegist
         **more,
     }
     config.write_text(json.dumps(document))  # JSON is YAML
-    process = subprocess.Popen(  # noqa: S603 - a fixed program and a file that was just written
+    process = subprocess.Popen(
         [PROGRAM, "serve", str(config)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     lines: list[str] = []
