@@ -239,7 +239,7 @@ class HubRules:
         That looks its name up once more: it keeps out plain addresses and honest names, not one that changes meanwhile.
         """
         scheme, host, _ = _origin(url)
-        return scheme in schemes and bool(host) and (self._inside or not _is_inside(host))
+        return scheme in schemes and (self._inside or not _is_inside(host))
 
     def check_request(self, request: httpx2.Request) -> None:
         """Accept a request that may be made, without the token where that is not the hub's."""

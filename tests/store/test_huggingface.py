@@ -70,7 +70,7 @@ def test_nothing_is_asked_without_encryption_but_on_this_machine(hub: str, url: 
         checked("http://203.0.114.7", "http://203.0.114.7/x")
 
 
-@pytest.mark.parametrize("storage", ["https://169.254.169.254", "https://10.0.0.1:443", "http://203.0.114.8", "https:"])
+@pytest.mark.parametrize("storage", ["https://169.254.169.254", "https://10.0.0.1:443", "http://203.0.114.8"])
 def test_a_hub_out_in_the_world_leads_to_no_xet_storage_inside(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = XetConnectionInfo(access_token="canary", expiration_unix_epoch=1 << 40, endpoint=storage)
     monkeypatch.setattr(huggingface, "refresh_xet_connection_info", lambda **_: answer)
