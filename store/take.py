@@ -6,6 +6,7 @@ for both programs. Whoever makes it writable and writes into it all the same cha
 puts the blob into quarantine. Source: specs/0021-builds.md §Caches.
 """
 
+import fcntl
 import io
 import itertools
 import os
@@ -45,9 +46,9 @@ def take_file(blobs: Blobs, path: Path, expected: Digest) -> Way:
     """
     with disk_errors(path), open_regular(path) as source:
         for way, link in ((Way.REFLINK, _reflink), (Way.HARD_LINK, _hard_link)):
-            with _linked(blobs, path, source, link) as place:
-                if place is not None:
-                    _publish(blobs, place, expected)
+            with _linked(blobs, path, source, link) as linked:
+                if linked is not None:
+                    _publish(blobs, *linked, expected)
                     return way
     blobs.publish_file(path, expected)
     return Way.COPY
@@ -56,17 +57,27 @@ def take_file(blobs: Blobs, path: Path, expected: Digest) -> Way:
 @contextmanager
 def _linked(
     blobs: Blobs, path: Path, source: io.FileIO, link: Callable[[Path, Path, io.FileIO], None]
-) -> Iterator[Path | None]:
-    """Give a new name in the store, or None where this kind of link cannot be made here; gone after the block."""
+) -> Iterator[tuple[Path, io.FileIO] | None]:
+    """Give a new name in the store with its file, or None where this link cannot be made here; gone after the block.
+
+    The file is locked: by its time it may be years old, and who collects would take it for a leftover.
+    """
     place = blobs.layout.temporary / f"{os.getpid()}-take-{next(_counter)}"
+    file = None
     try:
-        link(path, place, source)
-    except OSError:  # another file system, or one that knows no such links: the next way
+        with blobs.layout.sweeping.shared():
+            link(path, place, source)
+            file = open_regular(place)
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)  # another one may be taking the same file
+    except OSError:  # another file system, or one that knows no such links or locks: the next way
         place.unlink(missing_ok=True)
+        if file is not None:
+            file.close()
         yield None
         return
     try:
-        yield place
+        with file:
+            yield place, file
     finally:
         place.unlink(missing_ok=True)
 
@@ -86,14 +97,13 @@ def _hard_link(path: Path, place: Path, source: io.FileIO) -> None:
         raise FileNotFoundError(f"{path}: replaced while it was linked")
 
 
-def _publish(blobs: Blobs, place: Path, expected: Digest) -> None:
-    with open_regular(place) as file:
-        before = os.fstat(file.fileno()).st_mode
-        os.fchmod(file.fileno(), READ_ONLY)
-        found, _ = hash_file(file)
-        if found != expected:
-            os.fchmod(file.fileno(), stat.S_IMODE(before))
-            raise LayerCorrupt(expected, found)
-        flush_file(file.fileno())
+def _publish(blobs: Blobs, place: Path, file: io.FileIO, expected: Digest) -> None:
+    before = os.fstat(file.fileno()).st_mode
+    os.fchmod(file.fileno(), READ_ONLY)
+    found, _ = hash_file(file)
+    if found != expected:
+        os.fchmod(file.fileno(), stat.S_IMODE(before))
+        raise LayerCorrupt(expected, found)
+    flush_file(file.fileno())
     place.replace(blobs.layout.blob_path(expected))
     flush_directory(blobs.layout.blobs)

@@ -1,5 +1,6 @@
 """Taking files of other programs: linked where that is safe, copied where it is not, believed only when hashed."""
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,9 @@ import pytest
 
 from protocol.digest import Digest, digest_of
 from store import take
+from store.blobs import hash_file
 from store.errors import DiskFailed, LayerCorrupt
+from store.gc import collect
 from store.models import ModelStore
 from store.take import Way, take_file
 
@@ -126,3 +129,19 @@ def test_a_file_that_is_replaced_while_it_is_linked_is_not_taken_for_the_other(
     with pytest.raises(LayerCorrupt):
         take_file(store.blobs, file, DIGEST)
     assert list(store.blobs.list()) == []
+
+
+def test_collecting_takes_nothing_from_who_is_just_hashing_an_old_file(
+    store: ModelStore, file: Path, no_reflinks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.utime(file, (1_000_000_000, 1_000_000_000))  # a hard link to it is as old
+
+    def hashing(opened: io.FileIO) -> tuple[Digest, int]:
+        collect(store)
+        return hash_file(opened)
+
+    monkeypatch.setattr(take, "hash_file", hashing)
+    with store.lease([DIGEST]):
+        assert take_file(store.blobs, file, DIGEST) is Way.HARD_LINK
+    assert store.blobs.verify(DIGEST) == len(CONTENT)
+    assert list(store.layout.temporary.iterdir()) == []
