@@ -10,7 +10,7 @@ from protocol.errors import ModelNameInvalid
 from protocol.manifest import Layer
 from protocol.model_name import format_model_name, parse_model_name
 from store.disk import disk_errors
-from store.errors import BaseUnknown, FormatUnsupported, ReleaseNotPinned, RepositoryNameInvalid
+from store.errors import BaseUnknown, FormatUnsupported, ModelUnknown, ReleaseNotPinned, RepositoryNameInvalid
 from store.fetched import Remote, Report, Wanted
 from store.hub_listing import is_commit, parse_repository
 from store.leases import Lease
@@ -108,10 +108,9 @@ class Places:
 
     def _stored(self, name: str) -> StoredModel | None:
         try:
-            parsed = parse_model_name(name)
-        except ModelNameInvalid:
+            return self.store.resolve(parse_model_name(name))
+        except (ModelNameInvalid, ModelUnknown):
             return None
-        return self.store.resolve(parsed) if self.store.refs.get(parsed) else None
 
     def _directory(self, name: str, path: Path) -> Located:
         if name.lower().endswith(_GGUF):

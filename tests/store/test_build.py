@@ -29,6 +29,7 @@ from store.errors import (
     SourceMissing,
     StoreError,
     TensorMissing,
+    VersionUnknown,
     WeightsNotFinite,
 )
 from store.models import ModelStore
@@ -150,6 +151,15 @@ def test_a_stored_model_is_a_base_and_its_recipe_is_inherited(store: ModelStore,
     assert model.modelfile == Modelfile(".", parameters=(("stop", "a"), ("seed", 2)), system="base")
     assert {x.digest for x in first.layers if x.media_type == WEIGHT} <= {x.digest for x in model.layers}
     assert [(source.name, source.digest) for source in built.record.sources] == [("demo:latest", first.manifest)]
+
+
+def test_an_earlier_version_of_a_stored_model_is_a_base(store: ModelStore, directory: Path) -> None:
+    first = add_model(store, "demo", directory, "FROM .\nSYSTEM first")
+    add_model(store, "demo", directory, "FROM .\nSYSTEM second")
+    built = build(store, directory, "FROM demo@1")
+    assert [source.digest for source in built.record.sources] == [first.manifest]
+    with pytest.raises(VersionUnknown):
+        build(store, directory, "FROM demo@3")
 
 
 def test_where_a_base_is_looked_for(store: ModelStore, directory: Path, tmp_path: Path) -> None:
