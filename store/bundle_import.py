@@ -147,6 +147,15 @@ class Bundle:
                 found[model.name] = (here, model.provenance.sign.index)
         return found
 
+    def taken(self, store: ModelStore) -> dict[ModelName, DeviceId]:
+        """Return the names that stand here for what somebody else signed, and who that is: they would be taken away."""
+        found = {}
+        for model in self.models:
+            signer = _signed_by_another(store, model)
+            if signer is not None:
+                found[model.name] = signer
+        return found
+
     def part(self, digest: Digest) -> BundledPart | None:
         """Return how a blob that is not carried is made."""
         return self._parts.get(digest)
@@ -258,6 +267,17 @@ def _signed_here(store: ModelStore, model: CarriedModel) -> int | None:
     assert current is not None, "as above"
     bundle = store.provenance.load(current, model.provenance.publisher, model.provenance.name)
     return decode_and_verify_provenance(bundle).sign.index if bundle is not None else None
+
+
+def _signed_by_another(store: ModelStore, model: CarriedModel) -> DeviceId | None:
+    """Return who signed what the name stands for here; None where nobody did, or the same publisher as the bundle's."""
+    current = store.refs.get(model.name)
+    if current is None or current == model.digest:
+        return None
+    if model.provenance is not None and store.provenance.load(current, model.provenance.publisher) is not None:
+        return None
+    bundle = store.provenance.load(current)
+    return decode_and_verify_provenance(bundle).publisher if bundle is not None else None
 
 
 def _open_root(directory: Path) -> int:

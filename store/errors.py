@@ -60,6 +60,7 @@ The message says what failed, where and what was found; `hint` says what to do a
     ├── BundleBaseMissing
     ├── BundleUntrusted
     ├── BundleOlder
+    ├── BundleTakesName
     ├── FileTooLarge
     ├── LogUnproven
     ├── PackRefused
@@ -865,6 +866,16 @@ class BundleOlder(StoreError):
         super().__init__(f"bundle: its {name} is log entry {found} of the publisher, the one here is entry {here}")
         self.name = name
         self.hint = f"keep the newer one, or go back with --yes (then forward again: tilenode rollback {name})"
+
+
+class BundleTakesName(StoreError):
+    """A bundle would let a name stand for its model that stands for another publisher's, and nobody agreed to that."""
+
+    def __init__(self, name: str, publisher: str) -> None:
+        super().__init__(f"bundle: its {name} is not by {publisher}, who signed the one here")
+        self.name = name
+        self.publisher = publisher
+        self.hint = f"keep yours, or take the other one with --yes (then back again: tilenode rollback {name})"
 
 
 class FileTooLarge(StoreError):

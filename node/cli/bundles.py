@@ -62,6 +62,7 @@ def _show(screen: Screen, found: Facts) -> None:
     for model in found["models"]:
         signer = _named(model["publisher_name"], model["publisher"]) if model["publisher"] else "nobody"
         older = ", older than the one here" if model["older"] else ""
+        older = f", in place of one by {model['taken_from']}" if model["taken_from"] else older
         screen.say(f"  {model['name']}  {format_bytes(model['size_bytes'])}  signed by {signer}{older}")
 
 
@@ -94,11 +95,11 @@ def _trusted(invocation: Invocation, found: Facts) -> Sequence[str]:
 
 
 def _may_go_back(invocation: Invocation, found: Facts) -> bool:
-    """Return whether names may go back to an older model; the node refuses by name where they may not."""
-    older = [model["name"] for model in found["models"] if model["older"]]
-    if invocation.arguments.yes or not older or not invocation.screen.interactive:
+    """Return whether names may go back to an older model or to another publisher's; the node refuses where not."""
+    moved = [model["name"] for model in found["models"] if model["older"] or model["taken_from"]]
+    if invocation.arguments.yes or not moved or not invocation.screen.interactive:
         return bool(invocation.arguments.yes)
-    answer = input(f"{', '.join(older)} would go back to an older model of the same publisher. Go on? [y/N] ")
+    answer = input(f"{', '.join(moved)} would stand for an older model, or another publisher's. Go on? [y/N] ")
     return answer.strip().lower() in ("y", "yes")
 
 

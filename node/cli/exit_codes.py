@@ -232,6 +232,7 @@ BY_ERROR: Final[dict[str, ExitCode]] = {
     "BundleMissing": ExitCode.USAGE,
     "BundleTargetUsed": ExitCode.USAGE,
     "BundleOlder": ExitCode.USAGE,
+    "BundleTakesName": ExitCode.USAGE,
     "MoveRefused": ExitCode.USAGE,
     "MoveUnfinished": ExitCode.USAGE,
     "FileTooLarge": ExitCode.DISK_FULL,

@@ -204,7 +204,7 @@ def _add_bundle_verbs(verbs: _Verbs) -> None:
     take = verbs.add("import", "bundles:take", "take models in that another device has exported")
     take.add_argument("directory", type=Path, metavar="DIR")
     take.add_argument(
-        "--yes", action="store_true", help="accept the devices that signed, whoever they are, and older models"
+        "--yes", action="store_true", help="accept who signed, whoever that is, and names that are moved back or away"
     )
     take.add_argument("--trust", action="append", default=[], metavar="DID", help="accept this device; repeatable")
 

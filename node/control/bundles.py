@@ -23,7 +23,7 @@ from store.bundle import ExportReport, export_bundle
 from store.bundle_import import Bundle, CarriedModel
 from store.bundle_take import take_bundle
 from store.carried_logs import CarriedLogs, carried_proof
-from store.errors import BundleOlder, BundleUntrusted, LogUnproven, ModelUnknown
+from store.errors import BundleOlder, BundleTakesName, BundleUntrusted, LogUnproven, ModelUnknown
 
 Directory = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern="^/")]
 Event = Mapping[str, object]
@@ -46,7 +46,10 @@ class LookBody(BaseModel):
 
 
 class ImportBody(BaseModel):
-    """A bundle, and what the person accepts: signers that are not known here, names that go back to an older model."""
+    """A bundle, and what the person accepts: signers that are not known here, names that are moved back or away.
+
+    `older` stands for both: a name goes back to an older model of its publisher, or to another publisher's.
+    """
 
     model_config = ConfigDict(extra="forbid")
     directory: Directory
@@ -119,12 +122,18 @@ class BundleRoutes:
     def _look(self, directory: Path, names: Mapping[DeviceId, str]) -> dict[str, object]:
         with Bundle(directory) as bundle:
             missing, older = bundle.missing(self._node.store), bundle.older(self._node.store)
+            taken = bundle.taken(self._node.store)
             return {
                 "exporter": bundle.index.exporter,
                 "exporter_name": names.get(bundle.index.exporter, ""),
                 "created_s": bundle.index.created_s,
                 "models": [
-                    {**self._model_facts(model, names), "older": model.name in older} for model in bundle.models
+                    {
+                        **self._model_facts(model, names),
+                        "older": model.name in older,
+                        "taken_from": taken.get(model.name, ""),
+                    }
+                    for model in bundle.models
                 ],
                 "signers": [
                     {"did": did, "name": names.get(did, ""), "known": self._is_known(did, names)}
@@ -155,10 +164,8 @@ class BundleRoutes:
             with await self._node.threads.store(Bundle, Path(body.directory)) as bundle:
                 await self._require_trust(bundle, names, frozenset(body.trusted))
                 await self._node.threads.store(bundle.require_bases, self._node.store)
-                older = await self._node.threads.store(bundle.older, self._node.store)
-                if older and not body.older:
-                    name, (here, found) = next(iter(older.items()))
-                    raise BundleOlder(format_model_name(name), here, found)
+                if not body.older:
+                    await self._node.threads.store(self._require_own_names, bundle)
                 await emit({"status": "checking logs"})
                 await self._follow_logs(bundle, frozenset(body.trusted))
                 source = f"bundle of {bundle.index.exporter}"
@@ -170,6 +177,13 @@ class BundleRoutes:
                 await emit({"status": "success", "models": models, "copied_bytes": copied})
 
         return EventStream(produce, self._node.stopping)
+
+    def _require_own_names(self, bundle: Bundle) -> None:
+        """Accept a bundle that moves no name back or away. Raises BundleOlder, BundleTakesName."""
+        for name, (here, found) in bundle.older(self._node.store).items():
+            raise BundleOlder(format_model_name(name), here, found)
+        for name, publisher in bundle.taken(self._node.store).items():
+            raise BundleTakesName(format_model_name(name), publisher)
 
     async def _require_trust(self, bundle: Bundle, names: Mapping[DeviceId, str], trusted: frozenset[str]) -> None:
         """Accept a bundle whose signers are known here, or accepted by the person.

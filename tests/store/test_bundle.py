@@ -334,6 +334,23 @@ def test_a_name_that_would_go_back_to_an_older_model_is_told(ann: Exporter, ben:
         assert bundle.older(ben) == {}
 
 
+def test_a_name_that_somebody_else_has_signed_here_is_told(ann: Exporter, ben: ModelStore, tmp_path: Path) -> None:
+    ann.publish(tensors())
+    ann.export(tmp_path / "one")
+    take(ben, tmp_path / "one")
+    other = Exporter(tmp_path / "other")
+    add_model(other.store, "demo", make_model_directory(tmp_path / "mine", tensors(7)))  # signed by nobody
+    other.export(tmp_path / "two")
+    with Bundle(tmp_path / "two") as bundle:
+        assert (bundle.older(ben), bundle.taken(ben)) == ({}, {NAME: KEY.did})
+    with Bundle(tmp_path / "one") as bundle:
+        assert bundle.taken(ben) == {}
+    ann.publish(changed(tensors(), 2))
+    ann.export(tmp_path / "three")
+    with Bundle(tmp_path / "three") as bundle:
+        assert bundle.taken(ben) == {}  # by the same publisher
+
+
 def test_without_the_base_it_says_which_one_is_missing(ann: Exporter, ben: ModelStore, tmp_path: Path) -> None:
     first = ann.publish(tensors())
     ann.publish(changed(tensors(), 2))
