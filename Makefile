@@ -4,14 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint types layers pytest bench
+.PHONY: help install demo test lint types layers pytest bench soak fuzz
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make install   .venv with the locked packages and the tilenode program"
 	@echo "make demo      the whole way on two nodes on this machine"
 	@echo "make test      lint, types, layer contracts and all tests"
-	@echo "make bench     one table of figures, each beside its reference"
+	@echo "make bench     one table of figures, each beside its reference and limit"
+	@echo "make soak      10,000 kills and 2,000 failing disk calls on the store"
+	@echo "make fuzz      every fuzzer with 20,000 inputs a test"
 
 install: $(STAMP)
 
@@ -45,3 +47,9 @@ pytest: install
 
 bench: install
 	$(BIN)/python -m tests.bench
+
+soak: install
+	$(BIN)/python -m tests.faults
+
+fuzz: install
+	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=long --timeout=0

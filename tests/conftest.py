@@ -4,6 +4,12 @@ import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
+
+# The machine decides how long an example takes, and a test is no place for timing.
+settings.register_profile("short", max_examples=200, deadline=None)
+settings.register_profile("long", max_examples=20_000, deadline=None)
+settings.load_profile("short")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.bundle import decode_index, decode_log, encode_index, open_index
@@ -20,7 +20,6 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=300))
 def test_bytes(data: bytes) -> None:
     for decode in (decode_index, decode_log, lambda content: open_index(content, content)):
@@ -30,7 +29,6 @@ def test_bytes(data: bytes) -> None:
             continue
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.sampled_from(sorted(json.loads(GOOD))), JSON)
 def test_any_value_in_a_field(field: str, value: object) -> None:
     document = json.loads(GOOD)
@@ -42,7 +40,6 @@ def test_any_value_in_a_field(field: str, value: object) -> None:
         return
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.integers(0, len(GOOD) - 1), st.integers(0, 255))
 def test_a_byte_changed(position: int, value: int) -> None:
     content = bytearray(GOOD)
@@ -53,7 +50,6 @@ def test_a_byte_changed(position: int, value: int) -> None:
         return
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_journals(data: bytes) -> None:
     try:

@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 from blake3 import blake3
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.chunkmap import decode_chunk_map, encode_chunk_map, make_chunk_map
@@ -27,7 +27,6 @@ def test_any_bytes(data: bytes) -> None:
     _decode(data)
 
 
-@settings(max_examples=800)
 @given(st.integers(0, len(VALID) - 1), st.binary(min_size=1, max_size=8), st.integers(-40, 40))
 def test_a_map_with_bytes_changed_and_cut(position: int, change: bytes, cut: int) -> None:
     data = VALID[:position] + change + VALID[position + len(change) :]

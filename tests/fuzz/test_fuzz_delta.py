@@ -4,7 +4,7 @@ import hashlib
 from contextlib import suppress
 
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.delta import (
@@ -46,14 +46,12 @@ def test_any_bytes(data: bytes) -> None:
     _apply(data)
 
 
-@settings(max_examples=600)
 @given(st.integers(0, len(VALID) - 1), st.binary(min_size=1, max_size=8), st.integers(-40, 40))
 def test_a_delta_with_bytes_changed_and_cut(position: int, change: bytes, cut: int) -> None:
     data = VALID[:position] + change + VALID[position + len(change) :]
     _apply(data[:cut] if cut < 0 else data + bytes(cut))
 
 
-@settings(max_examples=300)
 @given(st.binary(max_size=64), st.integers(1, 1 << 20), st.booleans())
 def test_any_frame(data: bytes, length: int, is_zstd: bool) -> None:
     frame = zstandard.MAGIC_NUMBER.to_bytes(4, "little") + data if is_zstd else data

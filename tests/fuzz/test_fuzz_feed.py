@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from identity.testing import key_from_number
@@ -83,7 +83,6 @@ MESSAGE_FIELDS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-@settings(max_examples=400, deadline=None)
 @given(st.binary(max_size=400) | mutated(ENTRIES) | shaped(ENTRY_FIELDS).map(lambda content: content + bytes(64)))
 def test_bytes_are_an_entry_or_a_named_error(data: bytes) -> None:
     for decode in (parse_entry, receive_entry):
@@ -94,7 +93,6 @@ def test_bytes_are_an_entry_or_a_named_error(data: bytes) -> None:
         assert entry.encoded == data
 
 
-@settings(max_examples=400, deadline=None)
 @given(st.lists(st.binary(max_size=100) | mutated(MESSAGES) | st.sampled_from(MESSAGES) | shaped(MESSAGE_FIELDS)))
 def test_messages_are_events_or_a_violation(messages: list[bytes]) -> None:
     round_ = SyncRound()

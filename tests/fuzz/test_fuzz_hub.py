@@ -4,7 +4,7 @@ import json
 from contextlib import suppress
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import ProtocolError
@@ -30,7 +30,6 @@ def encoded(document: Any) -> bytes:
     return json.dumps(document).encode()
 
 
-@settings(max_examples=300)
 @given(st.dictionaries(KEYS, DOCUMENTS, max_size=4), st.lists(st.dictionaries(KEYS, DOCUMENTS, max_size=5), max_size=4))
 def test_any_listing_is_read_or_refused(document: dict[str, Any], siblings: list[Any]) -> None:
     with suppress(StoreError):
@@ -39,7 +38,6 @@ def test_any_listing_is_read_or_refused(document: dict[str, Any], siblings: list
         assert all("/" not in file.path for file in chosen)
 
 
-@settings(max_examples=200)
 @given(DOCUMENTS, st.binary(max_size=40))
 def test_anything_else_is_read_or_refused(document: Any, data: bytes) -> None:
     for content in (encoded(document), data):
@@ -53,7 +51,6 @@ def test_anything_else_is_read_or_refused(document: Any, data: bytes) -> None:
             decode_snapshot("a/b", COMMIT, content)
 
 
-@settings(max_examples=300)
 @given(st.lists(st.sampled_from(["hf:", "ollama:", "a", "/", "@", ":", "..", "-", "Ü", "\0"]), max_size=9).map("".join))
 def test_any_name_is_read_or_refused(text: str) -> None:
     with suppress(StoreError):

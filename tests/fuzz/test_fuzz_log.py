@@ -1,7 +1,7 @@
 """Hostile checkpoints, entries, evidence, envelopes, statements and bundles: only named errors may escape, and what
 is accepted is what was made."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from identity.testing import key_from_number
@@ -38,7 +38,6 @@ def mutations(draw: st.DrawFn, good: bytes) -> bytes:
 
 
 @given(st.one_of(mutations(BUNDLE), st.binary(max_size=200)))
-@settings(max_examples=150, deadline=None)
 def test_bundles(data: bytes) -> None:
     try:
         decode_and_verify_provenance(data)
@@ -48,7 +47,6 @@ def test_bundles(data: bytes) -> None:
 
 
 @given(st.one_of(mutations(EVIDENCE), st.binary(max_size=200)))
-@settings(max_examples=200, deadline=None)
 def test_evidence(data: bytes) -> None:
     try:
         assert encode_evidence(decode_and_check_evidence(data)) == data
@@ -57,7 +55,6 @@ def test_evidence(data: bytes) -> None:
 
 
 @given(st.one_of(mutations(ENVELOPE), st.binary(max_size=200)))
-@settings(max_examples=200, deadline=None)
 def test_envelopes(data: bytes) -> None:
     try:
         open_envelope(data, KEY.did)
@@ -67,7 +64,6 @@ def test_envelopes(data: bytes) -> None:
 
 
 @given(st.one_of(mutations(STATEMENT), st.binary(max_size=200), st.text(max_size=50).map(str.encode)))
-@settings(max_examples=300, deadline=None)
 def test_statements(data: bytes) -> None:
     try:
         parse_statement(data, "build")
@@ -76,7 +72,6 @@ def test_statements(data: bytes) -> None:
 
 
 @given(st.one_of(mutations(ENTRY), st.binary(max_size=140)))
-@settings(max_examples=400, deadline=None)
 def test_entries(data: bytes) -> None:
     try:
         assert encode_log_entry(decode_log_entry(data)) == data
@@ -85,7 +80,6 @@ def test_entries(data: bytes) -> None:
 
 
 @given(st.one_of(mutations(NOTE), st.binary(max_size=200)))
-@settings(max_examples=300, deadline=None)
 def test_checkpoints(data: bytes) -> None:
     try:
         checkpoint = open_checkpoint(data, KEY.did)

@@ -3,7 +3,7 @@
 import json
 from contextlib import suppress
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.digest import digest_of
@@ -31,14 +31,12 @@ def test_any_bytes(data: bytes) -> None:
         parse_config(data)
 
 
-@settings(max_examples=300)
 @given(st.integers(0, len(VALID) - 1), st.binary(min_size=1, max_size=8))
 def test_a_manifest_with_bytes_changed(position: int, change: bytes) -> None:
     with suppress(ManifestInvalid):
         parse_manifest(VALID[:position] + change + VALID[position + len(change) :])
 
 
-@settings(max_examples=300)
 @given(st.sampled_from(["schemaVersion", "config", "layers", "annotations", "digest", "size", "mediaType"]), values)
 def test_a_manifest_with_a_field_changed(key: str, value: object) -> None:
     document = json.loads(VALID)

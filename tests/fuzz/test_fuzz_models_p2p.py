@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from identity.errors import SignatureInvalid
@@ -76,7 +76,6 @@ values = st.recursive(
 
 
 @pytest.mark.parametrize(("decoder", "message"), MESSAGES, ids=ids)
-@settings(max_examples=60)
 @given(data=st.binary(max_size=300))
 def test_any_bytes(decoder: Callable[[bytes], object], message: bytes, data: bytes) -> None:
     with suppress(CodecInvalid, FieldInvalid, SignatureInvalid):
@@ -84,7 +83,6 @@ def test_any_bytes(decoder: Callable[[bytes], object], message: bytes, data: byt
 
 
 @pytest.mark.parametrize(("decoder", "message"), MESSAGES, ids=ids)
-@settings(max_examples=60)
 @given(at=st.integers(0, 2000), change=st.binary(min_size=1, max_size=4))
 def test_a_few_bytes_changed(decoder: Callable[[bytes], object], message: bytes, at: int, change: bytes) -> None:
     at %= len(message)
@@ -93,7 +91,6 @@ def test_a_few_bytes_changed(decoder: Callable[[bytes], object], message: bytes,
 
 
 @pytest.mark.parametrize(("decoder", "message"), MESSAGES, ids=ids)
-@settings(max_examples=60)
 @given(data=st.data())
 def test_any_value_in_any_field(decoder: Callable[[bytes], object], message: bytes, data: st.DataObject) -> None:
     fields = decode(message, len(message))

@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import MirInvalid, ModelSpecInvalid
@@ -39,7 +39,6 @@ MIR_PIECES = [
 ]
 
 
-@settings(max_examples=500, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join) | st.text(max_size=200))
 def test_any_text_parses_or_is_refused(text: str) -> None:
     with suppress(ModelSpecInvalid):
@@ -47,7 +46,6 @@ def test_any_text_parses_or_is_refused(text: str) -> None:
         assert parse_modelspec(format_modelspec(parsed)) == parsed
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
 def test_any_text_after_a_good_beginning_parses_or_is_refused(text: str) -> None:
     with suppress(ModelSpecInvalid):
@@ -55,7 +53,6 @@ def test_any_text_after_a_good_beginning_parses_or_is_refused(text: str) -> None
         assert parse_modelspec(format_modelspec(parsed)) == parsed
 
 
-@settings(max_examples=500, deadline=None)
 @given(st.lists(st.sampled_from(MIR_PIECES), max_size=20).map("".join) | st.text(max_size=80), st.text(max_size=40))
 def test_any_mir_name_and_pattern_is_one_or_is_refused(text: str, pattern: str) -> None:
     with suppress(MirInvalid):

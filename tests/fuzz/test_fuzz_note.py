@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from identity.did import did_of_peer_id, parse_did
@@ -44,7 +44,6 @@ def mutations(draw: st.DrawFn, good: bytes) -> bytes:
 @given(
     st.one_of(mutations(GOOD), st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join), st.binary(max_size=200))
 )
-@settings(max_examples=400)
 def test_notes(note: bytes) -> None:
     try:
         opened = open_note(note, KNOWN)
@@ -74,7 +73,6 @@ def test_names(data: bytes) -> None:
 
 
 @given(st.one_of(mutations(SECRETS), st.binary(max_size=100)))
-@settings(max_examples=300)
 def test_secrets(data: bytes) -> None:
     try:
         decode_secrets(data.decode("utf-8", "replace"), "a test")

@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import RangeUnsatisfiable, RouteInvalid
@@ -13,7 +13,6 @@ WORDS = st.sampled_from(
 )
 
 
-@settings(max_examples=300)
 @given(
     st.text(max_size=80) | st.lists(WORDS | st.text(max_size=6), max_size=8).map(lambda parts: "/" + "/".join(parts))
 )
@@ -23,7 +22,6 @@ def test_any_path(path: str) -> None:
         assert path in ("/v2", "/v2/", "/v2/_catalog") or route.repository in path  # type: ignore[union-attr] # by then
 
 
-@settings(max_examples=300)
 @given(st.text(max_size=60) | st.from_regex(r"bytes=[0-9]{0,4}-[0-9]{0,4}", fullmatch=True), st.integers(0, 3000))
 def test_any_range(header: str, size: int) -> None:
     with suppress(RangeUnsatisfiable):

@@ -6,7 +6,7 @@ import tracemalloc
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from store.errors import SafetensorsInvalid
@@ -30,7 +30,6 @@ def _parse(text: bytes, data_bytes: int, length: int | None = None) -> None:
         assert header.data_start + sum(tensor.length for tensor in header.tensors) == 8 + len(text) + data_bytes
 
 
-@settings(max_examples=400)
 @given(headers, st.integers(0, 100))
 def test_any_header(header: object, data_bytes: int) -> None:
     _parse(json.dumps(header).encode(), data_bytes)
