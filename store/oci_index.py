@@ -9,7 +9,7 @@ from protocol.digest import Digest, format_oci_digest
 from protocol.errors import JsonInvalid
 from protocol.manifest import ARTIFACT_TYPE, MANIFEST_MEDIA_TYPE
 from protocol.model_name import ModelName, format_model_name, format_tag
-from store.disk import disk_errors, replace_file
+from store.disk import disk_errors, open_regular, replace_file
 from store.layout import Layout
 
 TAGS_VERSION: Final = 1
@@ -71,7 +71,8 @@ class OciIndex:
     def read_foreign(self) -> Entries | None:
         """Return the entries of other programs as they stand, None where `index.json` is there and is no index."""
         try:
-            document = decode_json(self._layout.index.read_bytes(), MAX_INDEX_BYTES, "index.json")
+            with open_regular(self._layout.index) as file:
+                document = decode_json(file.read(MAX_INDEX_BYTES + 1), MAX_INDEX_BYTES, "index.json")
             entries = document["manifests"] if isinstance(document, dict) else None
             if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
                 return None
@@ -127,5 +128,5 @@ def _is_own(entry: dict[str, object]) -> bool:
 
 def _replace_when_different(layout: Layout, index: bytes, tags: bytes) -> None:
     for path, content in ((layout.index, index), (layout.tags, tags)):
-        if not path.exists() or path.read_bytes() != content:
+        if not path.exists() or path.stat().st_size != len(content) or path.read_bytes() != content:
             replace_file(layout.temporary, path, content)
