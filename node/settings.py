@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from node.errors import SettingsInvalid
+from node.errors import HomeUnusable, SettingsInvalid
 from protocol.text import clean_name
 from store.disk import flush_directory
 
@@ -40,12 +40,15 @@ def load_settings(path: Path) -> Settings:
 
     Raises:
         SettingsInvalid: larger than 64 KiB, not JSON, another version, an unknown or mistyped field.
+        HomeUnusable: the file cannot be read, or its directory is none.
     """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_SETTINGS_BYTES + 1)
     except FileNotFoundError:
         return Settings()
+    except OSError as error:
+        raise HomeUnusable(path.parent, (error.strerror or str(error)).lower()) from error
     if len(content) > MAX_SETTINGS_BYTES:
         raise SettingsInvalid(path, f"more than {MAX_SETTINGS_BYTES} bytes")
     try:
