@@ -50,7 +50,7 @@ class Conditions:
 
 
 class Downloads:
-    """The downloads that run; beyond 32 at a time the next is asked to come again."""
+    """The downloads that run; beyond `MAX_DOWNLOADS` at a time the next is asked to come again."""
 
     def __init__(self, store: ModelStore, threads: Threads) -> None:
         self._store: Final = store

@@ -5,8 +5,6 @@ decided by the key that the connection proved, again at every piece that is sent
 """
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Final
 from urllib.parse import unquote
 
@@ -14,12 +12,11 @@ import h11
 import trio
 from starlette.types import ASGIApp, Message, Scope
 
-from identity.did import DeviceId
 from node.errors import StreamClosed
 from node.net.access import Access
+from node.net.stream_slots import StreamSlots
 from node.net.streams import PeerStream
 from node.net.transport import Transport
-from protocol.refusal import RefusalCode
 
 REGISTRY_PROTOCOL: Final = "/tilenode/registry/1"
 MAX_HEAD_BYTES: Final = 16 * 1024
@@ -39,29 +36,13 @@ class RegistryStreams:
 
     def __init__(self, transport: Transport, registry: ASGIApp) -> None:
         self._registry = registry
-        self._streams: dict[DeviceId, int] = {}
+        self._slots = StreamSlots(MAX_STREAMS_PER_PEER, MAX_STREAMS)
         transport.handle(REGISTRY_PROTOCOL, self._serve, access=Access.LINKED)
 
     async def _serve(self, stream: PeerStream) -> None:
-        async with self._slot(stream) as admitted:
+        async with self._slots.one(stream) as admitted:
             if admitted:
                 await Exchange(stream, self._registry).run()
-
-    @asynccontextmanager
-    async def _slot(self, stream: PeerStream) -> AsyncIterator[bool]:
-        """Give True while the peer may use one more stream; otherwise refuse and give False."""
-        peer = stream.peer
-        if self._streams.get(peer, 0) >= MAX_STREAMS_PER_PEER or sum(self._streams.values()) >= MAX_STREAMS:
-            await stream.refuse(RefusalCode.BUSY, "too many streams")
-            yield False
-            return
-        self._streams[peer] = self._streams.get(peer, 0) + 1
-        try:
-            yield True
-        finally:
-            self._streams[peer] -= 1
-            if not self._streams[peer]:
-                del self._streams[peer]
 
 
 class Exchange:

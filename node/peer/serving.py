@@ -12,8 +12,8 @@ from typing import Final, Protocol
 
 import trio
 
-from identity.did import DeviceId
 from node.net.access import Access
+from node.net.stream_slots import StreamSlots
 from node.net.streams import PeerStream
 from node.net.transport import Transport
 from node.peer.shelf import ServedBlob, Shelf
@@ -101,12 +101,12 @@ class Serving:
         self._shelf = shelf
         self._arriving = arriving
         self._threads = threads
-        self._streams: dict[DeviceId, int] = {}
+        self._slots = StreamSlots(MAX_STREAMS_PER_PEER, MAX_STREAMS)
         transport.handle(HAVE_PROTOCOL, self._serve_have, access=Access.LINKED)
         transport.handle(BLOB_PROTOCOL, self._serve_blob, access=Access.LINKED)
 
     async def _serve_have(self, stream: PeerStream) -> None:
-        async with self._slot(stream) as admitted:
+        async with self._slots.one(stream) as admitted:
             while admitted:
                 with trio.fail_after(IDLE_S):
                     blob = decode_have_request(await stream.receive(MAX_REQUEST_BYTES))
@@ -123,7 +123,7 @@ class Serving:
 
     async def _serve_blob(self, stream: PeerStream) -> None:
         sources: dict[Digest, _Source] = {}
-        async with self._slot(stream) as admitted:
+        async with self._slots.one(stream) as admitted:
             while admitted:
                 with trio.fail_after(IDLE_S):
                     request = decode_read(await stream.receive(MAX_REQUEST_BYTES))
@@ -163,22 +163,6 @@ class Serving:
             return _WholeSource(blob, self._blobs.read(blob, MAX_WHOLE_BYTES))
         content = self._blobs.read(pin.digest, pin.size)
         return _MappedSource(self._blobs, decode_chunk_map(content, blob, served.size))
-
-    @asynccontextmanager
-    async def _slot(self, stream: PeerStream) -> AsyncIterator[bool]:
-        """Give True while the peer may use one more stream; otherwise refuse and give False."""
-        peer = stream.peer
-        if self._streams.get(peer, 0) >= MAX_STREAMS_PER_PEER or sum(self._streams.values()) >= MAX_STREAMS:
-            await stream.refuse(RefusalCode.BUSY, "too many streams")
-            yield False
-            return
-        self._streams[peer] = self._streams.get(peer, 0) + 1
-        try:
-            yield True
-        finally:
-            self._streams[peer] -= 1
-            if not self._streams[peer]:
-                del self._streams[peer]
 
 
 @dataclass(frozen=True)
