@@ -1,6 +1,5 @@
 """What a recipe's base, tokenizer and adapter give a build: layers, and what is known of where they came from."""
 
-import tempfile
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from store.disk import disk_errors, require_space
 from store.errors import SourceInvalid, SourceMissing
 from store.fetched import Wanted
 from store.layers import Progress, StoredLayer, hash_source, known_layers, store_file
+from store.lock import scratch_directory
 from store.models import HERE, MODELFILE, ModelStore, StoredModel
 from store.sources import (
     CONFIG,
@@ -172,8 +172,8 @@ class PartsReader:
         progress = Progress(self._places.report, "hashing", source.size_bytes)
         before = [_stamp(file) for file in source.files]
         digests = {file.filepath: hash_source(file, progress) for file in source.files}
-        with tempfile.TemporaryDirectory(dir=self._store.layout.temporary, prefix="convert-") as scratch:
-            given, made = Path(scratch, "source"), Path(scratch, "target")
+        with scratch_directory(self._store.layout.temporary, self._store.layout.sweeping) as scratch:
+            given, made = scratch / "source", scratch / "target"
             with disk_errors(given):
                 given.mkdir()
                 made.mkdir()

@@ -1,10 +1,11 @@
 """What processes that are gone have left behind: half-written files, unfinished downloads, copies of gone models."""
 
 import fcntl
+import os
 import shutil
 import stat
 from collections.abc import Iterator, Set
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -47,9 +48,6 @@ class Leftover:
             DiskFailed: the disk says no.
         """
         with disk_errors(self.path):
-            if self.path.is_dir() and not self.path.is_symlink():
-                shutil.rmtree(self.path)
-                return True
             return _remove_unlocked(self.path)
 
 
@@ -121,24 +119,41 @@ def _is_old(path: Path, old_s: float) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process that lives is writing this file."""
+    """Return whether a process that lives is writing this file, or working in this folder."""
     try:
-        with open_regular(path) as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with _opened(path) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # gone meanwhile, or no file
+    except OSError:  # gone meanwhile, or neither file nor folder
         return False
     return False
 
 
 def _remove_unlocked(path: Path) -> bool:
     try:
-        with open_regular(path) as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not is_at(path, file.fileno()):
+        with _opened(path) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not is_at(path, descriptor):
                 return False
-            path.unlink()
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     except (BlockingIOError, FileNotFoundError):
         return False
     return True
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Give a descriptor of a regular file or a folder itself, of no link to one."""
+    if stat.S_ISDIR(path.lstat().st_mode):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+    else:
+        with open_regular(path) as file:
+            yield file.fileno()

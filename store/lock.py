@@ -2,7 +2,9 @@
 
 import fcntl
 import io
+import itertools
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from store.disk import PRIVATE, disk_errors, make_directories
 from store.errors import HomeLocked
 
 MAX_PID_CHARS = 20
+_counter: Final = itertools.count(1)
 
 
 def lock_home(path: Path) -> "HomeLock":
@@ -57,6 +60,35 @@ class HomeLock:
 def _read_pid(file: io.FileIO) -> int | None:
     text = file.read(MAX_PID_CHARS).strip()
     return int(text) if text.isdigit() else None
+
+
+@contextmanager
+def held_directory(path: Path, sweeping: "FileLock") -> Iterator[None]:
+    """Make the directory `path`, and hold it during the block, so that nobody who sweeps takes it for a leftover.
+
+    Raises:
+        DiskFull, DiskFailed: it cannot be made.
+    """
+    with disk_errors(path), sweeping.shared():
+        path.mkdir(mode=0o700)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def scratch_directory(parent: Path, sweeping: "FileLock") -> Iterator[Path]:
+    """Give a new directory in `parent` that is held as by `held_directory`, and gone after the block."""
+    path = parent / f"{os.getpid()}-scratch-{next(_counter)}"
+    shutil.rmtree(path, ignore_errors=True)  # of a killed process that had this number
+    with held_directory(path, sweeping):
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)  # a leftover otherwise, which the next start removes
 
 
 class FileLock:

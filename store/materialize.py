@@ -15,6 +15,7 @@ from protocol.errors import JsonInvalid
 from protocol.manifest import Layer, Manifest
 from store.blobs import Blobs
 from store.disk import READ_ONLY, disk_errors, flush_file, make_directories, replace_file
+from store.lock import held_directory
 
 STAMP_VERSION: Final = 1
 MAX_STAMP_BYTES: Final = 4 << 20
@@ -66,11 +67,12 @@ def _make(blobs: Blobs, target: Path, layers: tuple[Layer, ...]) -> None:
     fresh = blobs.layout.temporary / f"{os.getpid()}-{target.name}"
     if fresh.exists():
         shutil.rmtree(fresh)
-    for layer in layers:
-        path = fresh / layer.filepath
-        make_directories(path.parent)
-        _place(blobs.layout.blob_path(layer.digest), path)
-    fresh.replace(target)
+    with held_directory(fresh, blobs.layout.sweeping):
+        for layer in layers:
+            path = fresh / layer.filepath
+            make_directories(path.parent)
+            _place(blobs.layout.blob_path(layer.digest), path)
+        fresh.replace(target)
 
 
 def reflink(blob: Path, path: Path) -> None:

@@ -17,6 +17,7 @@ from protocol.model_name import parse_model_name
 from store.disk import Temporary
 from store.errors import CollectRefused, LeaseCorrupt, VersionPinned
 from store.gc import GcReport, collect
+from store.lock import scratch_directory
 from store.models import ModelStore
 from store.partial import PartialLayer
 from store.testing import add_model, make_model_directory, make_tensors
@@ -164,6 +165,16 @@ def test_entries_of_other_programs_and_what_belongs_to_a_model_stay(store: Model
     gone = {each.digest for each in collect_later(store).blobs}
     assert gone == {stray, other}
     assert all(store.blobs.has(each) for each in (belonging, blob, foreign))
+
+
+def test_a_folder_in_which_somebody_works_is_no_leftover_however_old(store: ModelStore, tmp_path: Path) -> None:
+    with scratch_directory(store.layout.temporary, store.layout.sweeping) as scratch:
+        (scratch / "half").touch()
+        other = ModelStore(tmp_path / "store")
+        assert collect(other, min_age_s=0, now_s=time.time() + DAY_S).leftovers == ()
+        assert (scratch / "half").exists()
+        other.close()
+    assert not scratch.exists()
 
 
 def test_nothing_goes_while_the_list_of_what_other_programs_put_here_cannot_be_read(
