@@ -62,11 +62,16 @@ class RegistryBlobs:
 def registries_of(store: ModelStore, name: ModelName) -> list[Reference]:
     """Return the registries from which versions of `name` came, the newest first, each once.
 
+    After them those from which one of these models came under another name: copied and tagged ones are repaired, too.
+
     Raises:
         RefCorrupt: the name's history cannot be read.
     """
     references: dict[Reference, None] = {}
-    for version in reversed(store.refs.history(name)):
+    own = store.refs.history(name)
+    models = {version.digest for version in own}
+    others = [version for entry in store.refs.list() for version in entry.history if version.digest in models]
+    for version in (*reversed(own), *reversed(others)):
         if version.source.startswith(SOURCE):
             try:
                 references[parse_reference(version.source.removeprefix(SOURCE))] = None

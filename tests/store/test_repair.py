@@ -13,6 +13,7 @@ from store.errors import DiskFailed, LayerCorrupt
 from store.models import ModelStore
 from store.partial import PartialLayer
 from store.repair import damaged_copies, find_bad, is_whole, mapped_layers, opened, restore_chunk_map, salvage, settle
+from store.repair_registry import registries_of
 from store.testing import add_model, make_model_directory, make_tensors
 
 NAME = parse_model_name("a")
@@ -195,3 +196,12 @@ def test_a_disk_that_says_no_for_another_reason_damages_nothing(
     with pytest.raises(DiskFailed):
         is_whole(store, layer.digest)
     assert store.blobs.has(layer.digest)
+
+
+def test_a_copy_is_repaired_from_the_registry_that_the_model_came_from(store: ModelStore, tmp_path: Path) -> None:
+    manifest = store.resolve(NAME).digest
+    for name, source in (("there", "registry 127.0.0.1:5000/ann/demo:q4"), ("here", "there"), ("here", "by hand")):
+        store.refs.set(parse_model_name(name), manifest, source=source)
+    assert list(map(str, registries_of(store, parse_model_name("here")))) == ["127.0.0.1:5000/ann/demo:q4"]
+    add_model(store, "own", make_model_directory(tmp_path / "own", make_tensors(5)))
+    assert registries_of(store, parse_model_name("own")) == []
