@@ -195,20 +195,25 @@ class Repair:
     async def _fetch_from_remote(
         self, partial: PartialLayer, opened: AbstractContextManager[Remote], done: Repaired
     ) -> None:
-        def work(report: Callable[[Event], None]) -> tuple[str, int]:
-            with opened as remote:
-                report({"status": f"asking {remote.label}"})
-                return remote.label, remote.fill(partial, lambda left: report(self._progress(done, left, remote.label)))
+        label = ""
 
+        def work(report: Callable[[Event], None]) -> None:
+            nonlocal label
+            with opened as remote:
+                label = remote.label
+                report({"status": f"asking {remote.label}"})
+                done.moved_bytes += remote.fill(partial, lambda left: report(self._progress(done, left, remote.label)))
+
+        missing, moved = await self.parts.threads.store(partial.missing_bytes), done.moved_bytes
         try:
-            label, moved = await self.parts.threads.reporting(work, self.events.send)
+            await self.parts.threads.reporting(work, self.events.send)
         except (DiskFull, DiskFailed):
             raise
         except (StoreError, ProtocolError) as error:
             _log.info("registry_lacks_chunks", extra={"layer": partial.digest, "error": type(error).__name__})
-            return
-        done.moved_bytes += moved
-        done.sources += (label,) if moved else ()
+            # What came until then counts: as much as there is more of now.
+            done.moved_bytes += missing - await self.parts.threads.store(partial.missing_bytes)
+        done.sources += (label,) if done.moved_bytes > moved else ()
 
     async def _repair_large(self, layer: Layer, lease: Lease) -> None:
         """Fetch a layer that has no chunk map again, as a stream: only registries have such ones.

@@ -1,20 +1,23 @@
 """Repairs between real nodes on loopback: only damaged chunks move, from any linked device that has them."""
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 
 from node.errors import RepairIncomplete
+from node.peer.repair_sources import Remote
 from node.peer.testing import ModelNode, link
 from protocol.digest import Digest
 from protocol.manifest import Layer
 from protocol.model_name import parse_model_name
 from protocol.registry import parse_reference
 from store.errors import ModelUnknown
+from store.partial import PartialLayer
+from store.registry.errors import RegistryUnreachable
 from store.registry.push import push_model
 from store.repair_registry import open_registry, registries_of
 from store.testing import make_model_directory, make_tensors
@@ -160,6 +163,39 @@ async def test_from_the_registry_that_it_came_from(tmp_path: Path, monkeypatch: 
             assert done["moved_bytes"] < layer.size // 4
             assert registry.requests("GET", config.digest)
             ben.store.verify(NAME)
+
+
+class Giver:
+    """A registry that has the model's weights, and breaks off after so many chunks."""
+
+    def __init__(self, label: str, content: bytes, chunks: int) -> None:
+        self.label = label
+        self._content = content
+        self._chunks = chunks
+
+    def fill(self, partial: PartialLayer, left: Callable[[int], None]) -> int:
+        moved = 0
+        for number, index in enumerate(partial.missing()):
+            if number == self._chunks:
+                raise RegistryUnreachable(self.label, "the line was lost")
+            chunk = partial.chunk_map.chunk(index)
+            partial.write_chunk(index, self._content[chunk.offset : chunk.offset + chunk.length])
+            moved += chunk.length
+        return moved
+
+
+async def test_what_came_from_a_registry_that_broke_off_is_counted(tmp_path: Path) -> None:
+    async with ModelNode(tmp_path / "1", 1).running() as ann:
+        ann.publish("demo", make_model_directory(tmp_path / "model", make_tensors(0, blocks=8, width=720)))
+        layer = weights(ann)
+        content = ann.store.layout.blob_path(layer.digest).read_bytes()
+        damage(ann, layer.digest, 100_000, layer.size // 2, layer.size - 1)
+        givers = [Giver("first", content, 1), Giver("second", content, 99)]
+        async with ann.fetch.repair("demo", lambda _: [nullcontext(cast(Remote, giver)) for giver in givers]) as events:
+            done: dict[str, Any] = [event async for event in events][-1]
+        assert done["moved_bytes"] == done["bad_bytes"] > 0
+        assert done["repaired"][0]["sources"] == ["first", "second"]
+        ann.store.verify(NAME)
 
 
 async def test_without_anybody_who_has_it(tmp_path: Path) -> None:
