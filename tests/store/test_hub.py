@@ -386,7 +386,7 @@ def test_a_disk_that_gets_full_half_way_is_said_and_what_came_is_kept(start_hub:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (15 << 20, 15 << 20))"
     words = [sys.executable, "-c", limit + DOWNLOADER, str(tmp_path / "store"), simulated.url, REPO]
     done = subprocess.run(words, capture_output=True, text=True)
-    assert done.stderr.splitlines()[-1].startswith("store.errors.DiskFull: ")
+    assert done.stderr.splitlines()[-1].startswith("store.errors.disk.DiskFull: ")
     store = ModelStore(tmp_path / "store")
     (partial,) = store.layout.downloads.iterdir()
     assert partial.stat().st_size == 15 << 20
