@@ -22,7 +22,7 @@ from store.finite import FiniteCheck
 from store.leases import Lease
 from store.safetensors import SafetensorsHeader, Tensor
 
-BLOCK_BYTES: Final = 4 << 20
+BLOCK_BYTES: Final = 16 << 20  # large, because each costs three threads a turn at the interpreter
 BLOCKS: Final = 4
 # Below this a file is fetched whole: its map would save nothing.
 MAPPED_FROM_BYTES: Final = 256 << 10
