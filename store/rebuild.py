@@ -1,7 +1,7 @@
 """Building a model again from what it says about itself, and saying what came out different."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -70,6 +70,7 @@ def check_build(
     read where the build read them: the directory, or `source_dir` in its place, the hub's commit, the stored base.
 
     Raises:
+        LayerCorrupt: a stored base is not what it was; what changed is in quarantine.
         BuildRecordMissing: the model does not say how it was built.
         BuildSourceGone: a source is neither stored nor where it was.
         ModelUnknown, BuildRefused, HubError, …: see `build_model`.
@@ -81,6 +82,7 @@ def check_build(
     with store.lease([model.digest, *(blob.digest for blob in model.manifest.blobs())]) as lease:
         again = _Again(store, model, record, bases, lease, report, source_dir)
         known = again.known()
+        _require_whole(store, known.values())
         request = BuildRequest(
             modelfile=parse_modelfile(record.recipe),
             name=name,
@@ -95,6 +97,13 @@ def check_build(
         finally:
             store.discard(built.lease)
     return CheckReport(name, model.digest, built.manifest, differences, tuple(again.read_from))
+
+
+def _require_whole(store: ModelStore, places: Iterable[StoredModel | Located]) -> None:
+    """Hash what a build takes from a stored model as it is; nothing else of the rebuild would read those bytes."""
+    for place in places:
+        for layer in place.layers if isinstance(place, StoredModel) else ():
+            store.blobs.verify(layer.digest)
 
 
 class _Again:

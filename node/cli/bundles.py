@@ -46,9 +46,10 @@ def take(invocation: Invocation) -> int:
             facts = _follow(screen, events, f"from {directory}")
     screen.facts({**facts, "exporter": found["exporter"], "trusted": trusted})
     names = [model["name"] for model in facts["models"]]
+    signed = all(model["publisher"] for model in found["models"])
+    verified = "every signature, log proof and byte verified" if signed else "every byte verified, not all signed"
     screen.done(
-        f"imported {', '.join(names)}: {format_bytes(facts['copied_bytes'])} copied, every signature, log proof and "
-        "byte verified",
+        f"imported {', '.join(names)}: {format_bytes(facts['copied_bytes'])} copied, {verified}",
         "chat with it",
         f"tilenode run {names[0]}",
     )

@@ -183,8 +183,10 @@ def test_a_stored_base_is_converted_as_well(store: ModelStore, directory: Path) 
     assert check(store).same
 
 
-def test_a_stored_layer_that_changed_is_no_rebuild(store: ModelStore, directory: Path) -> None:
-    built = build(store, directory)
+@pytest.mark.parametrize("recipe", ["FROM .", "FROM base\nSYSTEM hi"])
+def test_a_stored_layer_that_changed_is_no_rebuild(store: ModelStore, directory: Path, recipe: str) -> None:
+    add_model(store, "base", directory)
+    built = build(store, directory, recipe)
     (weights,) = (layer for layer in built.layers if layer.media_type == WEIGHT)
     path = store.layout.blob_path(weights.digest)
     content = path.read_bytes()
