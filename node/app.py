@@ -60,6 +60,7 @@ from store.logins import Logins
 from store.models import ModelStore
 from store.offers import Offers
 from store.peers import LinkedPeer, Peers
+from store.registry_places import RegistryPlaces
 
 # How long a new model's publisher waits for its linked devices to hear of it.
 TELL_S: Final = 5.0
@@ -143,7 +144,8 @@ async def _build(config: Config, api: socket.socket, stopping: trio.Event, resou
     tell = partial(_tell_of_model, events, gossip, transport)
     catalog = Catalog(kept.store, kept.log, key, threads, clock, entropy, tell, model_sources(config.sources))
     versions = Versions(catalog, kept.store, kept.log, key, threads, clock, entropy, tell, events.publish)
-    registries = Registries(kept.store, Logins(kept.database), threads, clock, gossip.origins.stopped, catalog.stored)
+    logins, places = Logins(kept.database), RegistryPlaces(kept.database)
+    registries = Registries(kept.store, logins, threads, clock, gossip.origins.stopped, catalog.stored, places)
     sync = Sync(transport, chats, peers, threads, moved=lambda report: _tell_of_sync(events, report))
     contacts.on_contact(gossip.contact)
     contacts.on_contact(sync.contact)

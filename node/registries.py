@@ -11,7 +11,7 @@ import trio
 from identity.did import DeviceId
 from node.ports import Clock
 from node.threads import Threads
-from protocol.digest import format_oci_digest
+from protocol.digest import Digest, format_oci_digest
 from protocol.errors import ModelNameInvalid, ReferenceInvalid
 from protocol.model_name import ModelName, format_model_name, parse_model_name
 from protocol.registry import Reference, check_host, local_name, parse_reference, push_target
@@ -23,6 +23,7 @@ from store.registry.credentials import Login
 from store.registry.errors import LocalNameNeeded
 from store.registry.pull import PullReport, pull_model
 from store.registry.push import PushReport, push_model
+from store.registry_places import RegistryPlaces
 
 Event = dict[str, Any]
 Emit = Callable[[Event], Awaitable[None]]
@@ -43,14 +44,19 @@ class Registries:
         clock: Clock,
         stopped: Callable[[], frozenset[DeviceId]],
         find: Callable[[str], Awaitable[StoredModel]],
+        places: RegistryPlaces,
     ) -> None:
-        """Take the store, the logins, whose signatures do not count any more, and what finds a model by its name."""
+        """Take the store, the logins, whose signatures do not count any more, and what finds a model by its name.
+
+        `places` remembers where models were put and fetched from.
+        """
         self._store = store
         self._logins = logins
         self._threads = threads
         self._clock = clock
         self._stopped = stopped
         self._find = find
+        self._places = places
 
     async def pull(self, text: str, own_name: str | None, emit: Emit, *, deltas: bool = True) -> PullReport:
         """Fetch the model at the reference `text`, under `own_name` or the reference itself; return what was moved.
@@ -75,6 +81,7 @@ class Registries:
             ),
             emit,
         )
+        await self._threads.database(self._places.note, done.manifest, reference, self._clock.now_s())
         _log.info("pulled", extra={"host": reference.host, "manifest": done.manifest, "bytes": done.bytes_moved})
         return done
 
@@ -101,6 +108,7 @@ class Registries:
             ),
             emit,
         )
+        await self._threads.database(self._places.note, done.manifest, reference, self._clock.now_s())
         _log.info("pushed", extra={"host": reference.host, "manifest": done.manifest, "bytes": done.bytes_sent})
         return done
 
@@ -135,6 +143,10 @@ class Registries:
     async def log_out(self, host: str) -> bool:
         """Forget the login for `host`; return whether there was one."""
         return await self._threads.database(self._logins.forget, _host_reference(host).host)
+
+    async def places_of(self, manifest: Digest) -> list[Reference]:
+        """Return the registries into which a model was put or from which it came, the newest first."""
+        return await self._threads.database(self._places.of, manifest)
 
     async def login_for(self, host: str) -> Login | None:
         """Return the login that is kept for a registry, None where there is none."""

@@ -96,7 +96,17 @@ CREATE TABLE registry_logins (
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (PEERS_V1, OFFERS_V1, CHATS_V1, LOGINS_V1)
+# Where models were put or fetched from; a repair asks there.
+PLACES_V1: Final = """
+CREATE TABLE registry_places (
+    manifest TEXT NOT NULL,
+    reference TEXT NOT NULL,
+    noted_s INTEGER NOT NULL,
+    PRIMARY KEY (manifest, reference)
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (PEERS_V1, OFFERS_V1, CHATS_V1, LOGINS_V1, PLACES_V1)
 
 
 def schema_version(connection: Any) -> int:

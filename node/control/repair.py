@@ -13,6 +13,7 @@ from node.peer.repair_sources import Remote
 from protocol.digest import parse_digest
 from protocol.model_name import ModelName, parse_model_name
 from protocol.registry import Reference
+from store.lookup import find_entry
 from store.registry.credentials import Login
 from store.repair_registry import open_registry, registries_of
 
@@ -44,8 +45,11 @@ class RepairRoutes:
         return EventStream(produce, self._node.stopping)
 
     async def _registries(self, name: ModelName) -> Registries:
-        """Return the registries from which versions of the model came, each with the login that is kept for it."""
-        references = await self._node.threads.store(registries_of, self._node.store, name)
+        """Return the registries in which the model lies or from which it came, each with the login that is kept."""
+        entry = await self._node.threads.store(find_entry, self._node.store.refs, name)
+        known = await self._node.registries.places_of(entry.digest)
+        came_from = await self._node.threads.store(registries_of, self._node.store, name)
+        references = dict.fromkeys([*known, *came_from])
         return [(reference, await self._node.registries.login_for(reference.host)) for reference in references]
 
 

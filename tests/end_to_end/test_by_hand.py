@@ -103,6 +103,9 @@ def test_a_repair_from_the_registry_that_the_model_came_from(tmp_path: Path) -> 
         assert done["moved_bytes"] <= 3 * 128 * 1024 + 200_000
         assert registry.requests("GET", layer["digest"])
         ben.command("verify", name)
+        damage(ann, layer["digest"], 2_000_000)
+        done = ann.command("verify", "bulk", "--repair")["repair"]  # it was built there, and put into the registry
+        assert [repaired["sources"] for repaired in done["repaired"]] == [[f"registry {registry.host}/ann/bulk:v1"]]
 
 
 def test_a_model_goes_by_hand_to_a_device_that_nothing_reaches(tmp_path: Path) -> None:
