@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,13 @@ STEPS = [
 ]
 
 
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """Give a directory with a short path, as a person's is: sockets lie in it, and their paths have a limit."""
+    with tempfile.TemporaryDirectory(prefix="td-") as directory:
+        yield Path(directory).resolve()
+
+
 def _demo(temporary: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "node.cli.main", "demo", "--json", *arguments],
@@ -37,23 +46,23 @@ def _demo(temporary: Path, *arguments: str) -> "subprocess.CompletedProcess[str]
     )
 
 
-def test_the_demo_goes_the_whole_way_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    done = _demo(tmp_path)
+def test_the_demo_goes_the_whole_way_and_leaves_nothing_behind(temporary: Path) -> None:
+    done = _demo(temporary)
     assert done.returncode == 0, done.stderr
     steps = [json.loads(line) for line in done.stdout.splitlines()]
     assert [step["step"] for step in steps] == STEPS
     assert all(any(sign.isdigit() for sign in step["figure"]) for step in steps)
-    assert not list(tmp_path.glob("tilenode-demo-*"))
-    assert not _processes_with(str(tmp_path))
+    assert not list(temporary.glob("tilenode-demo-*"))
+    assert not _processes_with(str(temporary))
 
 
-def test_a_step_that_fails_is_named_and_its_logs_are_kept(tmp_path: Path) -> None:
+def test_a_step_that_fails_is_named_and_its_logs_are_kept(temporary: Path) -> None:
     # The demo expects another answer than the model gives.
-    expectation = tmp_path / "sitecustomize.py"
+    expectation = temporary / "sitecustomize.py"
     expectation.write_text("import node.cli.demo as demo\ndemo.ANSWER = 'YELLOW.'\n")
     done = subprocess.run(
         [sys.executable, "-m", "node.cli.main", "demo", "--json"],
-        env={**os.environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "HOME": str(temporary), "TMPDIR": str(temporary), "PYTHONPATH": str(temporary)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -62,8 +71,8 @@ def test_a_step_that_fails_is_named_and_its_logs_are_kept(tmp_path: Path) -> Non
     assert done.returncode == ExitCode.DEMO_STEP_FAILED
     assert "demo step 'answer'" in done.stderr
     assert "'YELLOW.'" in done.stderr
-    assert list(tmp_path.glob("tilenode-demo-*/kitchen/home/logs/node.jsonl"))
-    assert not _processes_with(str(tmp_path))
+    assert list(temporary.glob("tilenode-demo-*/kitchen/home/logs/node.jsonl"))
+    assert not _processes_with(str(temporary))
 
 
 def _processes_with(text: str) -> list[str]:
