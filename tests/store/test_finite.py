@@ -17,8 +17,15 @@ BAD = {
     "F64": [struct.pack("<d", float("nan")), struct.pack("<d", float("-inf"))],
     "F8_E5M2": [b"\x7c", b"\xff"],
     "F8_E4M3": [b"\x7f", b"\xff"],
+    "F8_E8M0": [b"\xff"],
 }
-LARGEST = {"F16": b"\xff\x7b", "BF16": b"\x7f\xff", "F32": b"\xff\xff\x7f\x7f", "F64": b"\xff" * 6 + b"\xef\xff"}
+LARGEST = {
+    "F8_E8M0": b"\xfe",
+    "F16": b"\xff\x7b",
+    "BF16": b"\x7f\xff",
+    "F32": b"\xff\xff\x7f\x7f",
+    "F64": b"\xff" * 6 + b"\xef\xff",
+}
 
 
 def feed(check: FiniteCheck, content: bytes, block: int) -> None:
