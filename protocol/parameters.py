@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from protocol.worker import MAX_STOP_BYTES, MAX_STOPS, MAX_TOKENS
+from protocol.worker.messages import MAX_STOP_BYTES, MAX_STOPS, MAX_TOKENS
 
 __all__ = ["MAX_STOPS", "PARAMETERS", "Parameter", "Value"]
 

@@ -16,7 +16,7 @@ from node.models.errors import (
     TemplateInvalid,
 )
 from node.models.text_stream import Kind, Segment, StopStrings, TagSplitter
-from protocol.worker import MAX_WHY_BYTES, Done, Failed, FromWorker, Generate, Progress, Text, ToolCall
+from protocol.worker.messages import MAX_WHY_BYTES, Done, Failed, FromWorker, Generate, Progress, Text, ToolCall
 
 
 @dataclass

@@ -23,7 +23,7 @@ from node.models.errors import CapabilityMissing, ModelRefused, OptionInvalid, P
 from node.models.limits import TimeUsedUp, bounded
 from node.models.sampler import Sampler
 from node.models.templates import render_chat
-from protocol.worker import MAX_NAME_BYTES, MAX_TOKENS, Sampling
+from protocol.worker.messages import MAX_NAME_BYTES, MAX_TOKENS, Sampling
 from store.errors import StoreError
 from store.lora import FOLDER as ADAPTER_FOLDER
 from store.lora import read_adapter

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from node.models.errors import CapabilityMissing, OptionInvalid
-from protocol.worker import MAX_SEED, MAX_STOP_BYTES, MAX_STOPS, MAX_TOKENS, Sampling
+from protocol.worker.messages import MAX_SEED, MAX_STOP_BYTES, MAX_STOPS, MAX_TOKENS, Sampling
 
 DEFAULT_NUM_CTX: Final = 4096
 UNTIL_FULL: Final = -1

@@ -16,6 +16,12 @@ class GenerateRequest:
     not to think. `keep_alive_s` is how long the model stays loaded afterwards: None for the node's default, negative
     for ever. `defaults` lie under the Modelfile's parameters, `options` over them. `context` is the history that an
     earlier answer returned.
+
+    `format` is None, "json" or a JSON schema; the answer keeps to it, after the thinking. `tool_choice` is `none`,
+    `auto`, `required` or `function:NAME`. `top_logprobs` asks for log-probabilities with so many likely tokens beside
+    each chosen one; None for none at all. `effort` is how hard a model that knows degrees thinks. `suffix` is what
+    follows the words to be inserted after `prompt`. `client` tells who asks, so that nobody waits for somebody else's
+    many requests: requests with the same text share one place in turn.
     """
 
     model: str
@@ -30,6 +36,35 @@ class GenerateRequest:
     options: Mapping[str, object] = field(default_factory=dict)
     defaults: Mapping[str, object] = field(default_factory=dict)
     keep_alive_s: float | None = None
+    format: object = field(default=None, repr=False)
+    tool_choice: str = "auto"
+    parallel_tool_calls: bool = True
+    top_logprobs: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    effort: str = ""
+    suffix: str | None = field(default=None, repr=False)
+    client: str = ""
+
+
+@dataclass(frozen=True)
+class EmbedRequest:
+    """Texts, or lists of token ids, to embed; `truncate` cuts what is longer than the model's window."""
+
+    model: str
+    inputs: Sequence[str | Sequence[int]] = field(repr=False)
+    truncate: bool = True
+    keep_alive_s: float | None = None
+    client: str = ""
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """One vector of length 1 for each input, in order; `tokens` counts what was read."""
+
+    vectors: Sequence[Sequence[float]] = field(repr=False)
+    tokens: int
+    total_ns: int
+    load_ns: int
 
 
 @dataclass(frozen=True)
@@ -45,7 +80,7 @@ class Ending:
     """How an answer ended and what it took, in tokens and nanoseconds.
 
     `reason` is `stop` or `length`. `load_ns` is the wait for the worker and its model, within `total_ns`.
-    `context` is the token history to continue from.
+    `context` is the token history to continue from. `cached_tokens` of the prompt had been read before.
     """
 
     reason: str
@@ -56,14 +91,35 @@ class Ending:
     prompt_ns: int
     eval_ns: int
     context: tuple[int, ...] = field(default=(), repr=False)
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class LikelyToken:
+    """A token as text, the natural logarithm of its probability, and its bytes where they are known."""
+
+    token: str = field(repr=False)
+    logprob: float
+    bytes: tuple[int, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class ChosenToken(LikelyToken):
+    """A token of the answer, with the likeliest ones at its place, likeliest first."""
+
+    top: tuple[LikelyToken, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """The next part of an answer: text, thinking text, or a tool call; the last one carries the `ending`."""
+    """The next part of an answer: text, thinking text, or a tool call; the last one carries the `ending`.
+
+    `logprobs` has the tokens whose text this is, where they were asked for.
+    """
 
     text: str = field(default="", repr=False)
     thinking: bool = False
+    logprobs: tuple[ChosenToken, ...] = field(default=(), repr=False)
     call: Call | None = None
     ending: Ending | None = None
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from protocol.worker import Sampling
+from protocol.worker.messages import Sampling
 
 
 class Sampler:

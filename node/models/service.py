@@ -25,7 +25,7 @@ from node.models.requests import Call, Ending, GenerateRequest, LoadedModel, Pie
 from node.models.scheduler import Limits, Resident, Scheduler
 from node.models.supervisor import Answer, Patience, Worker
 from node.ports import Clock, Entropy
-from protocol.worker import Done, Failed, Generate, Progress, Ready, Sampling, Text, ToolCall
+from protocol.worker.messages import Done, Failed, Generate, Progress, Ready, Sampling, Text, ToolCall
 from store.lora import FOLDER as ADAPTER_FOLDER
 
 _log = logging.getLogger("tilenode.models")

@@ -26,7 +26,8 @@ from node.models.errors import (
 from protocol.errors import ProtocolError
 from protocol.text import clean_text
 from protocol.wire import FrameReader, encode_frame
-from protocol.worker import (
+from protocol.worker.codec import decode_from_worker, encode_to_worker
+from protocol.worker.messages import (
     MAX_FRAME_BYTES,
     Cancel,
     Done,
@@ -40,8 +41,6 @@ from protocol.worker import (
     Text,
     ToolCall,
     ToWorker,
-    decode_from_worker,
-    encode_to_worker,
 )
 
 READ_BYTES: Final = 256 * 1024

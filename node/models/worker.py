@@ -19,7 +19,8 @@ from node.models.blas import LIBRARIES, preload_blas
 from node.models.confinement import confine
 from node.models.errors import ModelError, ModelRefused
 from protocol.wire import FrameReader, encode_frame
-from protocol.worker import (
+from protocol.worker.codec import decode_to_worker, encode_from_worker
+from protocol.worker.messages import (
     MAX_FRAME_BYTES,
     MAX_WHY_BYTES,
     Cancel,
@@ -29,8 +30,6 @@ from protocol.worker import (
     LoadFailed,
     Ready,
     ToWorker,
-    decode_to_worker,
-    encode_from_worker,
 )
 
 if TYPE_CHECKING:

@@ -11,9 +11,12 @@ from node.api.errors import BodyInvalid
 from node.api.schemas import ChatBody, ChatCompletionBody, GenerateBody
 from protocol.codec import encode
 from protocol.errors import CodecInvalid, FieldInvalid, NotEncodable
-from protocol.worker import decode_from_worker, decode_to_worker, encode_from_worker, encode_to_worker
+from protocol.worker.codec import decode_from_worker, decode_to_worker, encode_from_worker, encode_to_worker
 
-KINDS = ["load", "generate", "cancel", "ready", "load-failed", "progress", "text", "tool-call", "done", "failed"]
+KINDS = [
+    *("load", "load-adapter", "drop-adapter", "generate", "embed", "cancel"),
+    *("ready", "load-failed", "progress", "text", "tool-call", "vectors", "status", "done", "failed"),
+]
 NAMES = ["request", "directory", "prompt", "why", "text", "done", "total", "thinking", "tokens", "context", "sampling"]
 LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.binary(max_size=8)
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3), max_leaves=5)

@@ -9,15 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import CodecInvalid, FieldInvalid, ProtocolError
-from protocol.worker import (
-    Done,
-    Generate,
-    Sampling,
-    decode_from_worker,
-    decode_to_worker,
-    encode_from_worker,
-    encode_to_worker,
-)
+from protocol.worker.codec import decode_from_worker, decode_to_worker, encode_from_worker, encode_to_worker
+from protocol.worker.messages import Done, Generate, Sampling
 
 VECTORS = Path(__file__).parents[2] / "specs" / "vectors" / "0015-worker-protocol"
 CASES = json.loads((VECTORS / "messages.json").read_text())
@@ -54,6 +47,7 @@ FRACTION = st.floats(0, 1)
         presence_penalty=st.floats(-100, 100),
         frequency_penalty=st.floats(-100, 100),
         seed=st.integers(0, 2**64 - 1),
+        logit_bias=st.lists(st.tuples(st.integers(0, 2**32 - 1), st.floats(-100, 100)), max_size=3).map(tuple),
     ),
     context=st.lists(st.integers(0, 2**32 - 1), max_size=5),
     prompt=st.text(st.characters(exclude_categories=["Cs"])),
@@ -70,4 +64,6 @@ def test_token_histories_stay_out_of_representations() -> None:
 def _plain(value: Any) -> Any:
     if hasattr(value, "__dataclass_fields__"):
         return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value.hex() if isinstance(value, bytes) else value

@@ -11,7 +11,7 @@ import pytest
 from node.models.blas import preload_blas
 from node.models.demo import demo_directory
 from node.models.errors import ModelRefused, OptionInvalid, PromptTooLong
-from protocol.worker import Sampling
+from protocol.worker.messages import Sampling
 
 if TYPE_CHECKING:
     from node.models.engine import Engine

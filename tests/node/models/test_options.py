@@ -6,7 +6,7 @@ from node.models.errors import CapabilityMissing, OptionInvalid
 from node.models.options import resolve_options
 from protocol.modelfile import parse_modelfile
 from protocol.parameters import PARAMETERS
-from protocol.worker import MAX_SEED
+from protocol.worker.messages import MAX_SEED
 
 
 def test_silence_means_the_usual_values() -> None:

@@ -19,7 +19,7 @@ from node.models.testing import DirectoryLibrary
 from node.ports import SystemClock, SystemEntropy
 from protocol.model_name import parse_model_name
 from protocol.modelfile import Modelfile
-from protocol.worker import Ready
+from protocol.worker.messages import Ready
 from store.models import ModelStore, StoredModel
 from store.safetensors import read_header
 from store.testing import add_model
