@@ -33,7 +33,7 @@ from protocol.worker.messages import (
 )
 
 if TYPE_CHECKING:
-    from node.models.answer import Answerer
+    from node.models.engine.answer import Answerer
 
 READ_BYTES: Final = 256 * 1024
 EXIT_NODE_GONE: Final = 0
@@ -138,7 +138,7 @@ def _load(channel: Channel, notes: tuple[str, ...]) -> "Answerer | None":
     notes += (blas_note,) if blas_note else ()
     try:
         # Only now: the BLAS must come first, and the import takes a second.
-        from node.models.answer import open_answerer
+        from node.models.engine.answer import open_answerer
 
         answerer = open_answerer(command.directory, channel.send, channel.is_cancelled, time.monotonic_ns)
     except (ModelError, ImportError, OSError) as error:
@@ -163,7 +163,7 @@ def _load(channel: Channel, notes: tuple[str, ...]) -> "Answerer | None":
 def _check() -> int:
     notes = confine()
     blas_note = _fast_blas_note()
-    import node.models.engine  # noqa: F401 - the import is the check
+    import node.models.engine.engine  # noqa: F401 - the import is the check
 
     for note in (*notes, *((blas_note,) if blas_note else ())):
         print(note)  # noqa: T201 - a person runs --check by hand

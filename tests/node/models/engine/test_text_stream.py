@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.models.text_stream import Kind, Segment, StopStrings, TagSplitter, held_back
+from node.models.engine.text_stream import Kind, Segment, StopStrings, TagSplitter, held_back
 
 THINK = ("<think>", "</think>")
 TOOL = ("<tool_call>", "</tool_call>")

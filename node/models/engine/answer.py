@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from node.models.engine import Engine, Prefilled
+from node.models.engine.engine import Engine, Prefilled
+from node.models.engine.text_stream import Kind, Segment, StopStrings, TagSplitter
 from node.models.errors import (
     CapabilityMissing,
     ModelError,
@@ -15,7 +16,6 @@ from node.models.errors import (
     PromptTooLong,
     TemplateInvalid,
 )
-from node.models.text_stream import Kind, Segment, StopStrings, TagSplitter
 from protocol.worker.messages import MAX_WHY_BYTES, Done, Failed, FromWorker, Generate, Progress, Text, ToolCall
 
 

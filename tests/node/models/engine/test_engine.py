@@ -14,7 +14,7 @@ from node.models.errors import ModelRefused, OptionInvalid, PromptTooLong
 from protocol.worker.messages import Sampling
 
 if TYPE_CHECKING:
-    from node.models.engine import Engine
+    from node.models.engine.engine import Engine
 
 pytestmark = pytest.mark.model
 
@@ -24,7 +24,7 @@ FOX = [{"role": "user", "content": "Tell me a story about a fox."}]
 @pytest.fixture(scope="module")
 def engine() -> "Engine":
     preload_blas()
-    from node.models.engine import Engine
+    from node.models.engine.engine import Engine
 
     return Engine.load(demo_directory())
 
@@ -36,7 +36,7 @@ def broken(tmp_path: Path) -> Path:
 
 
 def generate(engine: "Engine", count: int, sampling: Sampling, num_ctx: int = 2048) -> list[int]:
-    from node.models.engine import Token
+    from node.models.engine.engine import Token
 
     tokens: list[int] = []
     prompt = engine.encode_chat(engine.render(FOX, [], None, False))
@@ -65,7 +65,7 @@ def change_weights(directory: Path, change: Callable[[dict[str, Any]], None]) ->
 
 
 def load(directory: Path) -> "Engine":
-    from node.models.engine import Engine
+    from node.models.engine.engine import Engine
 
     return Engine.load(directory)
 

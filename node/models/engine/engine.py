@@ -17,11 +17,11 @@ import mlx.core as mx
 import psutil
 from mlx.utils import tree_flatten
 from mlx_lm import utils
-from mlx_lm.models.cache import make_prompt_cache
 
+from node.models.engine.caches import make_row_caches
+from node.models.engine.sampling import Sampler
 from node.models.errors import CapabilityMissing, ModelRefused, OptionInvalid, PromptTooLong, TemplateInvalid
 from node.models.limits import TimeUsedUp, bounded
-from node.models.sampler import Sampler
 from node.models.templates import render_chat
 from protocol.worker.messages import MAX_NAME_BYTES, MAX_TOKENS, Sampling
 from store.errors import StoreError
@@ -183,7 +183,7 @@ class Engine:
         """
         window = min(num_ctx, self.context_tokens)
         self._require_prompt(prompt, window)
-        cache = make_prompt_cache(self._model)
+        cache = make_row_caches(self._model)
         for done in range(0, len(prompt) - 1, PREFILL_TOKENS):
             if cancelled():
                 return
