@@ -31,6 +31,7 @@ from protocol.worker.messages import (
     MAX_FRAME_BYTES,
     Cancel,
     Done,
+    Embed,
     Failed,
     FromWorker,
     Generate,
@@ -41,12 +42,13 @@ from protocol.worker.messages import (
     Text,
     ToolCall,
     ToWorker,
+    Vectors,
 )
 
 READ_BYTES: Final = 256 * 1024
 SEND_PATIENCE_S: Final = 10.0
 
-Answer = Progress | Text | ToolCall | Done | Failed
+Answer = Progress | Text | ToolCall | Vectors | Done | Failed
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Worker:
 
     @asynccontextmanager
     async def request(
-        self, message: Generate, on_end: Callable[[Done | None], None]
+        self, message: Generate | Embed, on_end: Callable[[Done | None], None]
     ) -> AsyncIterator[trio.MemoryReceiveChannel[Answer]]:
         """Send a request; yield its answers up to `Done` or `Failed`. Leaving early cancels it within one token.
 
@@ -212,7 +214,7 @@ class Worker:
                 self._release(message.request, message if isinstance(message, Done) else None)
                 if not self._outstanding:
                     self._expect_sign("idle", math.inf)
-            case Progress() | Text() | ToolCall():
+            case Progress() | Text() | ToolCall() | Vectors():
                 self._expect_sign("answering", self._patience.answer_s)
                 self._pass_on(message)
 
