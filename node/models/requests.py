@@ -80,7 +80,8 @@ class Ending:
     """How an answer ended and what it took, in tokens and nanoseconds.
 
     `reason` is `stop` or `length`. `load_ns` is the wait for the worker and its model, within `total_ns`.
-    `context` is the token history to continue from. `cached_tokens` of the prompt had been read before.
+    `context` is the token history to continue from. `cached_tokens` of the prompt had been read before. `stopped_by` is
+    the stop string that ended it, empty where none did.
     """
 
     reason: str
@@ -92,6 +93,7 @@ class Ending:
     eval_ns: int
     context: tuple[int, ...] = field(default=(), repr=False)
     cached_tokens: int = 0
+    stopped_by: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,14 @@ class ChosenToken(LikelyToken):
 class Piece:
     """The next part of an answer: text, thinking text, or a tool call; the last one carries the `ending`.
 
-    `logprobs` has the tokens whose text this is, where they were asked for.
+    `logprobs` has the tokens whose text this is, where they were asked for. `tokens` counts those of the answer so far,
+    `prompt_tokens` those of the prompt.
     """
 
     text: str = field(default="", repr=False)
     thinking: bool = False
+    tokens: int = 0
+    prompt_tokens: int = 0
     logprobs: tuple[ChosenToken, ...] = field(default=(), repr=False)
     call: Call | None = None
     ending: Ending | None = None

@@ -21,7 +21,7 @@ from node.models.errors import (
 )
 from node.models.library import Library, ServedModel
 from node.models.options import Wishes, resolve_options
-from node.models.requests import Call, Ending, GenerateRequest, LoadedModel, Piece
+from node.models.requests import Call, ChosenToken, Ending, GenerateRequest, LikelyToken, LoadedModel, Piece
 from node.models.scheduler import Limits, Resident, Scheduler
 from node.models.supervisor import Answer, Patience, Worker
 from node.ports import Clock, Entropy
@@ -184,20 +184,28 @@ class Models:
         started_s: float,
         load_ns: int,
     ) -> AsyncGenerator[Piece, None]:
+        prompt_tokens = 0
         async for answer in answers:
             match answer:
-                case Text(text=text, thinking=thinking):
-                    yield Piece(text=text, thinking=thinking)
+                case Text():
+                    yield Piece(
+                        text=answer.text,
+                        thinking=answer.thinking,
+                        logprobs=_chosen_tokens(answer.logprobs_json) if answer.logprobs_json else (),
+                        tokens=answer.tokens,
+                        prompt_tokens=prompt_tokens,
+                    )
                 case ToolCall(name=name, arguments_json=arguments_json):
-                    yield Piece(call=Call(name, arguments_json))
+                    yield Piece(call=Call(name, arguments_json), prompt_tokens=prompt_tokens)
                 case Done():
                     total_ns = round((self._clock.monotonic_s() - started_s) * 1e9)
-                    yield Piece(ending=_ending(answer, total_ns, load_ns))
+                    ending = _ending(answer, total_ns, load_ns)
+                    yield Piece(ending=ending, tokens=answer.eval_tokens, prompt_tokens=answer.prompt_tokens)
                     return
                 case Failed():
                     raise _error(answer, model)
-                case Progress():
-                    continue
+                case Progress(total=total):
+                    prompt_tokens = total
         raise worker.failure()
 
     def _loaded(self, seat: Resident, worker: Worker) -> LoadedModel:
@@ -295,6 +303,23 @@ def _ending(done: Done, total_ns: int, load_ns: int) -> Ending:
         prompt_ns=done.prompt_ns,
         eval_ns=done.eval_ns,
         context=done.context,
+        cached_tokens=done.cached_tokens,
+        stopped_by=done.stopped_by or "",
+    )
+
+
+def _chosen_tokens(logprobs_json: str) -> tuple[ChosenToken, ...]:
+    return tuple(
+        ChosenToken(
+            token=chosen["token"],
+            logprob=chosen["logprob"],
+            bytes=tuple(chosen["bytes"] or ()),
+            top=tuple(
+                LikelyToken(token=likely["token"], logprob=likely["logprob"], bytes=tuple(likely["bytes"] or ()))
+                for likely in chosen["top_logprobs"]
+            ),
+        )
+        for chosen in json.loads(logprobs_json)
     )
 
 

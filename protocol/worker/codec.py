@@ -349,6 +349,7 @@ def _read_done(fields: Fields) -> Done:
         cached_tokens=fields.int("cached_tokens", 0, MAX_TOKENS),
         drafted_tokens=fields.int("drafted_tokens", 0, MAX_TOKENS),
         accepted_tokens=fields.int("accepted_tokens", 0, MAX_TOKENS),
+        stopped_by=_optional_text(fields, "stopped_by", MAX_STOP_BYTES),
     )
 
 

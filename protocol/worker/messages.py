@@ -208,6 +208,7 @@ class Done:
 
     `reason` is `stop`, `length` or `cancelled`. `context` is the token history, the answer included. `cached_tokens` of
     the prompt were read for an earlier request already. Of `drafted_tokens` the model took `accepted_tokens`.
+    `stopped_by` is the stop string that ended the answer.
     """
 
     request: int
@@ -220,6 +221,7 @@ class Done:
     cached_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    stopped_by: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
