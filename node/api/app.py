@@ -12,6 +12,7 @@ from node.api.copies import CopyRoutes
 from node.api.errors import ApiDefect, ApiRefused
 from node.api.guard import Guard
 from node.api.native import NativeRoutes, native_error
+from node.api.native_lists import ListRoutes
 from node.api.openai import OpenAIRoutes, openai_error
 from node.api.registry import RegistryDoor
 from node.api.registry_answers import answer_error
@@ -43,7 +44,8 @@ def build_api(
     bound (`loopback_hosts`); None allows any, for a private socket.
     """
     app = FastAPI(title="tilenode", version=version, docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(NativeRoutes(models, clock, version).router())
+    app.include_router(ListRoutes(models, clock, version).router())
+    app.include_router(NativeRoutes(models, clock, entropy).router())
     app.include_router(ShowRoutes(models).router())
     app.include_router(OpenAIRoutes(models, clock, entropy).router())
     for routes in (transfers, copies):

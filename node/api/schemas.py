@@ -48,13 +48,17 @@ class _NativeRequest(_Native):
     think: bool | Literal["low", "medium", "high", "max"] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    # A prompt that is too long for the context is always refused with the reason, and an answer ends where it is full.
+    truncate: bool | None = None
+    shift: bool | None = None
 
 
 class ChatBody(_NativeRequest):
-    """`POST /api/chat`."""
+    """`POST /api/chat`. `tool_choice` is not Ollama's: none, auto, required, or a tool as OpenAI's API names it."""
 
     messages: list[NativeMessage] | None = None
     tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
 
 
 class GenerateBody(_NativeRequest):

@@ -1,6 +1,5 @@
 """Ollama's `POST /api/show`: what a model's recipe says, its licence among it."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -8,7 +7,7 @@ from fastapi.responses import JSONResponse, Response
 
 from node.api.body import parse_body
 from node.api.errors import BodyInvalid
-from node.api.native import details_facts, rfc3339
+from node.api.native_facts import details_facts, unix_moment
 from node.api.schemas import ShowBody
 from node.models.library import ServedModel
 from node.models.service import Models
@@ -45,7 +44,7 @@ def _shown(model: ServedModel) -> dict[str, Any]:
         "details": details_facts(model.details),
         "model_info": {"general.architecture": model.details.family},
         "capabilities": list(model.details.capabilities),
-        "modified_at": rfc3339(datetime.fromtimestamp(model.modified_s, UTC)),
+        "modified_at": unix_moment(model.modified_s),
     }
     if model.mir is not None:
         shown["model_info"]["tilenode.mir"] = str(model.mir)
