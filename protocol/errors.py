@@ -31,6 +31,7 @@ The message says what failed, where and what was found; `hint` says what to do a
     ├── DigestInvalid
     ├── BundleInvalid
     ├── DeltaInvalid
+    ├── PrefixFileInvalid
     ├── RouteInvalid
     ├── RangeUnsatisfiable
     ├── ModelNameInvalid
@@ -344,6 +345,15 @@ class DeltaInvalid(ProtocolError):
 
     def __init__(self, where: str, reason: str) -> None:
         super().__init__(f"delta, {where}: {reason}")
+        self.where = where
+        self.reason = reason
+
+
+class PrefixFileInvalid(ProtocolError):
+    """A file of kept prefixes that is damaged, of another version, or sealed with another key; it is never used."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"prefix file, {where}: {reason}")
         self.where = where
         self.reason = reason
 
