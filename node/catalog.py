@@ -27,6 +27,7 @@ from protocol.provenance import Provenance, decode_and_verify_provenance
 from store import listing
 from store.bases import LocalBases
 from store.build import BuildRequest, BuiltModel, build_model
+from store.embedding_files import embeds
 from store.errors import ModelUnknown, VersionTaken
 from store.fetched import Remote
 from store.foreign import ForeignModel
@@ -351,6 +352,7 @@ def _served(model: StoredModel) -> ServedModel:
             family=model.config.family,
             parameter_size=model.config.parameter_size,
             quantization_level=model.config.precision,
+            capabilities=_capabilities(embeds(model.config.family, (layer.filepath for layer in model.layers))),
         ),
         mir=read_mir(model.manifest.annotations.get(MIR)),
     )
@@ -369,10 +371,15 @@ def _listed(model: listing.ListedModel) -> ListedModel:
             family=facts.family,
             parameter_size=facts.parameter_size,
             quantization_level=facts.precision,
+            capabilities=_capabilities(facts.embeds),
         ),
         mir=read_mir(facts.mir or None),
         publisher=model.publisher,
     )
+
+
+def _capabilities(only_embeds: bool) -> tuple[str, ...]:
+    return ("embedding",) if only_embeds else ("completion",)
 
 
 def _embedded() -> ListedModel:

@@ -178,6 +178,7 @@ class PartsReader:
                 given.mkdir()
                 made.mkdir()
                 for file in source.files:
+                    (given / file.filepath).parent.mkdir(exist_ok=True)
                     (given / file.filepath).symlink_to(file.path)
             tools = self._convert.convert(given, made, self._request.quantization)
             for file, then in zip(source.files, before, strict=True):

@@ -8,6 +8,7 @@ from protocol.manifest import MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, MIR, Layer, 
 from protocol.model_config import ModelConfig, parse_config
 from protocol.modelfile import MAX_MODELFILE_CHARS, Modelfile, parse_modelfile
 from store.blobs import Blobs
+from store.embedding_files import embeds
 from store.errors import StoreError
 from store.facts import ModelFacts
 
@@ -36,7 +37,8 @@ def read_facts(blobs: Blobs, digest: Digest) -> ModelFacts | None:
     except (StoreError, ProtocolError):
         return None
     about = (config.format, config.family, config.parameter_size, config.precision)
-    return ModelFacts(manifest.size_bytes, *about, manifest.annotations.get(MIR, ""))
+    paths = [layer.filepath for layer in manifest.layers]
+    return ModelFacts(manifest.size_bytes, *about, manifest.annotations.get(MIR, ""), embeds(config.family, paths))
 
 
 def _read_recipe(blobs: Blobs, layer: Layer) -> Modelfile:

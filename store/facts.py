@@ -5,18 +5,18 @@ A manifest's digest fixes its facts, and a bundle's digest fixes whose it is; on
 
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from protocol.digest import Digest
 from store.derived import DerivedDatabase
 
-VERSION: Final = 1
+VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE models (
     manifest TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL, format TEXT NOT NULL, family TEXT NOT NULL,
-    parameter_size TEXT NOT NULL, precision TEXT NOT NULL, mir TEXT NOT NULL
+    parameter_size TEXT NOT NULL, precision TEXT NOT NULL, mir TEXT NOT NULL, embeds INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE bundles (bundle TEXT PRIMARY KEY, publisher TEXT NOT NULL, name TEXT NOT NULL) WITHOUT ROWID;
 """
@@ -24,7 +24,10 @@ CREATE TABLE bundles (bundle TEXT PRIMARY KEY, publisher TEXT NOT NULL, name TEX
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a list shows of a model: bytes of its files and config, and what it says about itself ("" for unknown)."""
+    """What a list shows of a model: bytes of its files and config, and what it says about itself ("" for unknown).
+
+    `embeds`: it turns texts into vectors, and writes none.
+    """
 
     size_bytes: int
     format: str
@@ -32,6 +35,7 @@ class ModelFacts:
     parameter_size: str
     precision: str
     mir: str
+    embeds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +54,10 @@ class FactsCache:
 
     def model(self, manifest: Digest) -> ModelFacts | None:
         """Return what is known of a manifest."""
-        query = "SELECT size_bytes, format, family, parameter_size, precision, mir FROM models WHERE manifest = ?"
+        columns = "size_bytes, format, family, parameter_size, precision, mir, embeds"
+        query = f"SELECT {columns} FROM models WHERE manifest = ?"  # noqa: S608 - a constant
         row = self._rows.run(lambda connection: connection.execute(query, (manifest,)).fetchone())
-        return ModelFacts(*row) if row else None
+        return replace(ModelFacts(*row), embeds=bool(row[-1])) if row else None
 
     def signature(self, bundle: Digest) -> Signature | None:
         """Return what is known of a verified bundle."""
@@ -78,7 +83,7 @@ def _insert(
     connection: sqlite3.Connection, models: Mapping[Digest, ModelFacts], bundles: Mapping[Digest, Signature]
 ) -> None:
     rows = ((manifest, *astuple(facts)) for manifest, facts in models.items())
-    connection.executemany("INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    connection.executemany("INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
     signed = ((bundle, signature.publisher, signature.name) for bundle, signature in bundles.items())
     connection.executemany("INSERT OR REPLACE INTO bundles VALUES (?, ?, ?)", signed)
 

@@ -18,7 +18,9 @@ from typing import Final
 from protocol.digest import Digest, parse_digest
 from protocol.errors import DigestInvalid
 from store.disk import disk_errors, open_regular
+from store.embedding_files import is_step_config
 from store.hub_listing import MAX_FILES, HubFile, Snapshot, is_commit
+from store.sources import CONFIG
 
 _GIT_OID: Final = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _MAX_REF_BYTES: Final = 128
@@ -67,16 +69,22 @@ class HubCache:
         return commit if is_commit(commit) else None
 
     def _files(self, directory: Path) -> Iterator[HubFile]:
-        """Yield the files at the top of a snapshot, under the digests that the names of their blobs promise."""
+        """Yield the files at the top of a snapshot, and the configs of an embedding's steps in folders there.
+
+        They come under the digests that the names of their blobs promise.
+        """
         if not directory.is_dir():
             return
         for number, entry in enumerate(os.scandir(directory)):
-            path = self._inside(Path(entry.path))
+            step = f"{entry.name}/{CONFIG}"
+            name = step if is_step_config(step) and entry.is_dir(follow_symlinks=False) else entry.name
+            place = directory / name
+            path = self._inside(place)
             if path is None or number >= MAX_FILES:
                 continue
-            blob = Path(entry.path).readlink().name if entry.is_symlink() else ""
+            blob = place.readlink().name if place.is_symlink() else ""
             oid = blob if _GIT_OID.fullmatch(blob) else None
-            yield HubFile(entry.name, path.stat().st_size, _digest(blob), oid)
+            yield HubFile(name, path.stat().st_size, _digest(blob), oid)
 
     def _inside(self, place: Path) -> Path | None:
         """Return the regular file that `place` leads to, None where there is none or it lies out of the cache."""

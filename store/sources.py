@@ -19,6 +19,7 @@ from protocol.errors import JsonInvalid, LayerPathInvalid
 from protocol.layer_path import check_layer_path
 from protocol.manifest import DOC, WEIGHT, WEIGHT_CONFIG
 from store.disk import disk_errors, open_regular
+from store.embedding_files import is_embedding_file, is_step_config
 from store.errors import FormatUnsupported, SourceEscapes, SourceInvalid, SourceMissing, TensorMissing
 from store.safetensors import LENGTH_BYTES, SafetensorsHeader, header_bytes, parse_header
 
@@ -115,7 +116,7 @@ class Source:
 
 
 def read_source(directory: Path, origin: Origin | None = None) -> Source:
-    """Return what of `directory` makes up the model; only files directly in the directory count.
+    """Return what of `directory` makes up the model; only files directly in it count, and an embedding's configs.
 
     Raises:
         SourceEscapes: a symbolic link leads out of the directory.
@@ -127,14 +128,17 @@ def read_source(directory: Path, origin: Origin | None = None) -> Source:
 
 
 def list_directory(directory: Path) -> dict[str, FileAt]:
-    """Return the files directly in `directory`, links included, by name.
+    """Return the files directly in `directory`, links included, by name, and the configs of an embedding's steps.
 
     Raises:
         DiskFailed: the directory cannot be read.
     """
     with disk_errors(directory):
-        names = sorted(entry.name for entry in os.scandir(directory) if not entry.is_dir(follow_symlinks=False))
-    return {name: FileAt(directory / name, within=directory) for name in names}
+        entries = list(os.scandir(directory))
+        names = [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
+        steps = [f"{entry.name}/{CONFIG}" for entry in entries if entry.is_dir(follow_symlinks=False)]
+        names += [step for step in steps if is_step_config(step) and (directory / step).is_file()]
+    return {name: FileAt(directory / name, within=directory) for name in sorted(names)}
 
 
 def read_files(files: Mapping[str, FileAt], origin: Origin, place: Path) -> Source:
@@ -153,7 +157,7 @@ def read_files(files: Mapping[str, FileAt], origin: Origin, place: Path) -> Sour
     shards = _weight_map(files) if INDEX in files else None
     weights = sorted(set(shards.values())) if shards else sorted(filter(_is_weight, files))
     _require_parts(place, files, weights)
-    taken = [_plain_file(name, at) for name, at in files.items() if name in _CONFIGS or name in _DOCS]
+    taken = [_plain_file(name, at) for name, at in files.items() if _is_config(name) or name in _DOCS]
     taken += [_weight_file(name, files[name]) for name in weights]
     _check_tensors(shards or {}, {file.filepath: file.header for file in taken if file.header})
     left_out = tuple(sorted(files.keys() - {file.filepath for file in taken}))
@@ -169,18 +173,22 @@ def wanted_of_repository(names: Iterable[str]) -> list[str]:
     Raises:
         FormatUnsupported: its weights are there as GGUF or pickle only.
     """
-    known = sorted(name for name in names if "/" not in name)
+    known = sorted(name for name in names if "/" not in name or is_step_config(name))
     if not any(name.endswith(".safetensors") for name in known):
         for name in known:
             _refuse_format(name)
     if not any(map(_is_weight, known)) and set(known) >= ADAPTER_FILES:
         return sorted(ADAPTER_FILES)
-    return [name for name in known if name in _CONFIGS or name in _DOCS or _is_weight(name)]
+    return [name for name in known if _is_config(name) or name in _DOCS or _is_weight(name)]
 
 
 def _refuse_format(name: str) -> None:
     if reason := _REFUSED.get(Path(name).suffix.lower()):
         raise FormatUnsupported(name, reason)
+
+
+def _is_config(name: str) -> bool:
+    return name in _CONFIGS or is_embedding_file(name)
 
 
 def _is_weight(name: str) -> bool:
@@ -200,7 +208,7 @@ def _plain_file(name: str, at: FileAt) -> SourceFile:
     path = at.path.resolve()
     if at.within is not None and not path.is_relative_to(at.within.resolve()):
         raise SourceEscapes(name)
-    media_type = WEIGHT_CONFIG if name in _CONFIGS else DOC
+    media_type = WEIGHT_CONFIG if _is_config(name) else DOC
     with disk_errors(path):
         status = path.stat()
     if not stat.S_ISREG(status.st_mode):
