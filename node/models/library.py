@@ -29,9 +29,15 @@ class ListedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel(ListedModel):
-    """A model in the store, as far as answering needs it."""
+    """A model in the store, as far as answering needs it.
+
+    Models with the same `weights` differ in their recipes and adapters alone, and share one worker; empty means that
+    nobody else has them. `adapter` names the adapter that is laid over them, empty for none.
+    """
 
     modelfile: Modelfile
+    weights: str = ""
+    adapter: str = ""
 
 
 class Library(Protocol):
