@@ -59,11 +59,11 @@ class ContentTypeRefused(ApiRefused):
     """A body that is not declared as JSON could come from any web page."""
 
     status = 415
-    hint = "send the header Content-Type: application/json"
 
-    def __init__(self, found: str) -> None:
-        super().__init__(f"content type {found[:80]!r}: expected application/json")
+    def __init__(self, found: str, expected: str = "application/json") -> None:
+        super().__init__(f"content type {found[:80]!r}: expected {expected}")
         self.found = found
+        self.hint = f"send the header Content-Type: {expected}"
 
 
 class BodyTooLarge(ApiRefused):

@@ -19,6 +19,13 @@ from node.api.errors import (
 from protocol.registry_route import is_registry_path
 
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
+# The one route whose body is a file: it goes to the disk as it comes.
+FILE_ROUTE: Final = "/api/blobs/"
+MAX_FILE_BYTES: Final = 1 << 40
+# What a refused request may still send so that its sender, who reads only then, sees the answer.
+_MAX_UNREAD_BYTES: Final = 1 << 30
+# What a form of a web page can send without asking.
+_FORM_TYPES: Final = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 # What a browser says of a request that no other site caused.
 _OWN_SITE: Final = frozenset({"none", "same-origin"})
@@ -32,7 +39,10 @@ def loopback_hosts(port: int) -> frozenset[str]:
 
 
 class Guard:
-    """Lets through what may pass and answers the rest itself; the body arrives whole, in one message."""
+    """Lets through what may pass and answers the rest itself.
+
+    The body arrives whole, in one message; that of `FILE_ROUTE` as it comes.
+    """
 
     def __init__(self, app: ASGIApp, hosts: Callable[[], Collection[str]] | None, refuse: Refuse) -> None:
         """Take the app behind, the allowed Host headers (None: any, for a private socket), and who words refusals."""
@@ -45,16 +55,28 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        incoming = _Incoming(receive)
         try:
             headers = _headers(scope)
             self._check_sender(headers)
             # The registry reads no body: what is sent to it with one is refused by its method.
             if scope["method"] in _WITH_BODY and not is_registry_path(str(scope["path"])):
-                receive = await _whole_body(headers, receive)
+                receive = await self._body(scope, headers, incoming)
         except ApiRefused as refusal:
             await self._refuse(scope, refusal)(scope, receive, send)
+            if isinstance(refusal, BodyTooLarge):
+                await incoming.throw_away()
             return
         await self._app(scope, receive, send)
+
+    async def _body(self, scope: Scope, headers: dict[str, str], receive: Receive) -> Receive:
+        if str(scope["path"]).startswith(FILE_ROUTE):
+            _check_length(headers, MAX_FILE_BYTES)
+            if _media_type(headers) in _FORM_TYPES:
+                raise ContentTypeRefused(headers["content-type"], "application/octet-stream")
+            return receive
+        _check_length(headers, MAX_BODY_BYTES)
+        return await _whole_body(headers, receive)
 
     def _check_sender(self, headers: dict[str, str]) -> None:
         host = headers.get("host", "")
@@ -75,16 +97,41 @@ def _headers(scope: Scope) -> dict[str, str]:
     return headers
 
 
-async def _whole_body(headers: dict[str, str], receive: Receive) -> Receive:
+def _media_type(headers: dict[str, str]) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _check_length(headers: dict[str, str], max_bytes: int) -> None:
     length = headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit()):
         raise BodyInvalid("content-length is not a number")
-    if int(length) > MAX_BODY_BYTES:
-        raise BodyTooLarge(MAX_BODY_BYTES)
+    if int(length) > max_bytes:
+        raise BodyTooLarge(max_bytes)
+
+
+class _Incoming:
+    """A request as it comes in, which knows whether its end was read."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._ended = False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._ended = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        return message
+
+    async def throw_away(self) -> None:
+        """Read on to the end, up to a bound, and keep nothing: a client that is still sending sees no answer before."""
+        unread = 0
+        while not self._ended and unread < _MAX_UNREAD_BYTES:
+            unread += len((await self()).get("body", b""))
+
+
+async def _whole_body(headers: dict[str, str], receive: Receive) -> Receive:
     body = await _read(receive)
-    content_type = headers.get("content-type", "")
-    if body and content_type.partition(";")[0].strip().lower() != "application/json":
-        raise ContentTypeRefused(content_type)
+    if body and _media_type(headers) != "application/json":
+        raise ContentTypeRefused(headers.get("content-type", ""))
     message: Message = {"type": "http.request", "body": body, "more_body": False}
     waiting = [message]
 

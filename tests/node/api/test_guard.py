@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.api.errors import ApiRefused
-from node.api.guard import MAX_BODY_BYTES, Guard, loopback_hosts
+from node.api.guard import FILE_ROUTE, MAX_BODY_BYTES, MAX_FILE_BYTES, Guard, loopback_hosts
 
 SENDERS = Path(__file__).parents[3] / "specs" / "vectors" / "0016-http-api" / "senders.json"
 HOST = ("host", "127.0.0.1:11435")
@@ -37,14 +37,15 @@ class Asked:
             "headers": [(name.encode(), value.encode()) for name, value in headers],
         }
         self.pieces = list(body)
-        self.read_bytes = 0
+        self.read_before_answer = 0
         self.sent: list[Message] = []
 
     async def receive(self) -> Message:
         if not self.pieces:
             return {"type": "http.disconnect"}
         piece = self.pieces.pop(0)
-        self.read_bytes += len(piece)
+        if not self.sent:
+            self.read_before_answer += len(piece)
         return {"type": "http.request", "body": piece, "more_body": bool(self.pieces)}
 
     async def send(self, message: Message) -> None:
@@ -84,17 +85,17 @@ async def test_a_body_that_is_not_declared_as_json_is_refused(declared: str) -> 
     assert await asked.through(guard()) == (415, "ContentTypeRefused")
 
 
-async def test_a_body_that_announces_too_much_is_not_read() -> None:
+async def test_a_body_that_announces_too_much_is_answered_unread() -> None:
     asked = Asked(HOST, JSON_TYPE, ("content-length", str(MAX_BODY_BYTES + 1)), method="POST", body=(b"x" * 100,))
     assert await asked.through(guard()) == (413, "BodyTooLarge")
-    assert asked.read_bytes == 0
+    assert (asked.read_before_answer, asked.pieces) == (0, [])
 
 
-async def test_a_body_that_grows_too_large_is_read_no_further() -> None:
+async def test_a_body_that_grows_too_large_is_answered_there() -> None:
     piece = b"x" * (4 * 1024 * 1024)
     asked = Asked(HOST, JSON_TYPE, method="POST", body=(piece,) * 10)
     assert await asked.through(guard()) == (413, "BodyTooLarge")
-    assert asked.read_bytes == 5 * len(piece)
+    assert (asked.read_before_answer, asked.pieces) == (5 * len(piece), [])
 
 
 @pytest.mark.parametrize("headers", [[HOST, HOST], [HOST, ("content-length", "-1")], [HOST, ("content-length", "x")]])
@@ -105,3 +106,26 @@ async def test_headers_that_can_be_read_in_two_ways_are_refused(headers: list[tu
 async def test_a_client_that_leaves_in_its_request_asked_nothing() -> None:
     asked = Asked(HOST, JSON_TYPE, method="POST", body=())
     assert (await asked.through(guard()))[0] == 400
+
+
+@pytest.mark.parametrize("declared", [None, "application/octet-stream", "application/x-tensors"])
+async def test_a_file_goes_through_as_it_comes(declared: str | None) -> None:
+    headers = [HOST] if declared is None else [HOST, ("content-type", declared)]
+    asked = Asked(*headers, method="POST", body=(b"a", b"b"))
+    asked.scope["path"] = f"{FILE_ROUTE}sha256:00"
+    assert await asked.through(guard()) == (200, "ahttp.request")  # two messages, not one with everything
+
+
+@pytest.mark.parametrize(
+    "declared", ["text/plain", "multipart/form-data; boundary=x", "APPLICATION/x-www-form-urlencoded"]
+)
+async def test_a_form_is_no_file(declared: str) -> None:
+    asked = Asked(HOST, ("content-type", declared), method="POST", body=(b"a",))
+    asked.scope["path"] = f"{FILE_ROUTE}sha256:00"
+    assert await asked.through(guard()) == (415, "ContentTypeRefused")
+
+
+async def test_a_file_that_announces_too_much_is_refused() -> None:
+    asked = Asked(HOST, ("content-length", str(MAX_FILE_BYTES + 1)), method="POST", body=(b"a", b"b"))
+    asked.scope["path"] = f"{FILE_ROUTE}sha256:00"
+    assert await asked.through(guard()) == (413, "BodyTooLarge")
