@@ -109,6 +109,13 @@ class DemoNode:
             if process.stdout is not None:
                 process.stdout.close()
 
+    def restart(self) -> Facts:
+        """Stop the node in order and start it again on new ports; return what `serve` returns."""
+        self.stop()
+        self._processes.clear()
+        self._collectors.clear()
+        return self.serve()
+
     def _start(self, words: tuple[str, ...]) -> "subprocess.Popen[str]":
         with (self.directory / f"{words[0]}.stderr").open("ab") as errors:
             process = subprocess.Popen(  # noqa: S603 - this very interpreter and program, no shell

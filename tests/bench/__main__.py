@@ -25,6 +25,7 @@ from tests.bench import (
     listing,
     memory,
     peer_fetch,
+    serving,
     transparency_log,
     verify,
 )
@@ -35,6 +36,7 @@ FIGURES: dict[str, Callable[[Run], Iterator[Result]]] = {
     "log": transparency_log.measure,
     "idle": idle.measure,
     "generation": generation.measure,
+    "serving": serving.measure,
     "fetch": peer_fetch.measure,
     "ingest": ingest.measure,
     "verify": verify.measure,

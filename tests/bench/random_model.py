@@ -5,15 +5,18 @@ import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from node.models.demo import WEIGHT_FILES, demo_directory
 
 TENSOR_BYTES = 4_000_000
-SHAPE = {"hidden_size": 512, "num_hidden_layers": 8, "intermediate_size": 1536, "num_attention_heads": 8}
+SMALL = {"hidden_size": 512, "num_hidden_layers": 8, "intermediate_size": 1536, "num_attention_heads": 8}
+LARGE = {"hidden_size": 768, "num_hidden_layers": 14, "intermediate_size": 2304, "num_attention_heads": 12}
 KEY_VALUE_HEADS = 4
 Shape = tuple[int, ...]
+Type = Literal["F16", "F32"]
 
 
 def write_filler(directory: Path, size_bytes: int) -> Path:
@@ -27,11 +30,17 @@ def write_filler(directory: Path, size_bytes: int) -> Path:
     return _write_weights(directory, {f"model.layers.{place}.weight": (elements,) for place in range(count)})
 
 
-def write_model(directory: Path) -> int:
-    """Write a model of the demo model's kind, with 26 million random parameters; give their number."""
-    copy_description(directory, {**SHAPE, "num_key_value_heads": KEY_VALUE_HEADS})
+def write_model(
+    directory: Path, size: Mapping[str, int] = SMALL, dtype: Type = "F16", context_tokens: int | None = None
+) -> int:
+    """Write a model of the demo model's kind with random parameters (`SMALL`: 26 million); give their number.
+
+    `context_tokens` is what it claims to have been trained for, in place of the demo model's.
+    """
+    changes = {**size, "num_key_value_heads": KEY_VALUE_HEADS}
+    copy_description(directory, {**changes, **({"max_position_embeddings": context_tokens} if context_tokens else {})})
     shapes = _tensor_shapes(json.loads((directory / "config.json").read_text(encoding="utf-8")))
-    _write_weights(directory, shapes)
+    _write_weights(directory, shapes, dtype)
     return sum(math.prod(shape) for shape in shapes.values())
 
 
@@ -69,11 +78,12 @@ def copy_description(directory: Path, changes: Mapping[str, int]) -> None:
     (directory / "config.json").write_text(json.dumps({**config, **changes}), encoding="utf-8")
 
 
-def _write_weights(directory: Path, shapes: Mapping[str, Shape]) -> Path:
+def _write_weights(directory: Path, shapes: Mapping[str, Shape], dtype: Type = "F16") -> Path:
     header, position = {}, 0
+    number = np.dtype(np.float16 if dtype == "F16" else np.float32)
     for name, shape in shapes.items():
-        end = position + 2 * math.prod(shape)
-        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [position, end]}
+        end = position + number.itemsize * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [position, end]}
         position = end
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
@@ -84,5 +94,5 @@ def _write_weights(directory: Path, shapes: Mapping[str, Shape]) -> Path:
         for shape in shapes.values():
             noise = source.standard_normal(shape, np.float32)
             values = 0.05 * noise if len(shape) == 2 else 1 + 0.01 * noise
-            file.write(values.astype(np.float16).tobytes())
+            file.write(values.astype(number).tobytes())
     return path

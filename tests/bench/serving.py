@@ -1,0 +1,228 @@
+"""A node beside `mlx_lm.server`: the same model files, the same questions over the same API, in the same run."""
+
+import shutil
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+
+from node.cli.demo_node import DemoNode
+from node.models.demo import demo_directory
+from tests.bench.chat_client import Body, Streamed, ask, ask_at_once, question, together
+from tests.bench.generation import QUESTIONS
+from tests.bench.mlx_server import mlx_server
+from tests.bench.random_model import LARGE, SMALL, copy_description, write_model
+from tests.bench.run import CannotMeasure, Run
+from tests.bench.table import Better, Row
+
+PAUSE_S = 0.3
+"""Before each turn: the BLAS threads of the side that answered last spin a while longer, on the cores of the other."""
+CONTEXT_TOKENS = 8192
+MLX_NAME = "default_model"  # what mlx_lm.server calls the model that it was started with
+BESIDE = "mlx_lm server"
+STREAMS = (4, 8, 16)
+LONG_TOKENS = 2_000
+PREFIX_TOKENS = 700
+WORD_TOKENS = 6
+"""Of `the number 123, `, about: it only has to reach the length, and both servers get the same text."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two servers: where it listens and what it calls the model."""
+
+    address: str
+    model: str
+
+    def ask(self, text: str, tokens: int, **more: object) -> Streamed:
+        """One streamed answer, after the other side's threads have come to rest."""
+        time.sleep(PAUSE_S)
+        return ask(self.address, question(self.model, text, tokens, **more))
+
+    def ask_at_once(self, bodies: Sequence[Body], begun: Callable[[], None] = lambda: None) -> list[Streamed]:
+        """The answers to all `bodies`, asked at the same time; `begun` is called at each one's first piece."""
+        time.sleep(PAUSE_S)
+        return ask_at_once(self.address, bodies, begun)
+
+
+def measure(run: Run) -> Iterator[Row]:
+    """Three models in float32 with the same BLAS on both sides; then the middle one beside what a person installs."""
+    for name, what, make in MODELS:
+        directory = run.scratch / f"serving-{name}"
+        make(directory)
+        node = serve(run, name, directory)
+        run.progress(f"a node beside mlx_lm server: {what}")
+        with mlx_server(directory, run.scratch, fast_blas=True) as address:
+            sides = (Side(api_address(node), name), Side(address, MLX_NAME))
+            for side in sides:
+                side.ask("Hello!", 8)  # it loads the model
+            yield from _single(run, what, sides)
+            yield from _together(run, what, sides)
+            yield from _repeated_prefix(run, what, sides)
+            yield from _arriving_prompt(run, what, sides)
+        yield from _after_restart(run, what, node, name)
+        node.command("stop", name)
+    yield from _stock(run)
+
+
+def _demo_in_float32(directory: Path) -> None:
+    copy_description(directory, {"max_position_embeddings": CONTEXT_TOKENS})
+    weights: dict[str, mx.array] = mx.load(str(demo_directory() / "model.safetensors"))  # type: ignore[assignment]  # one file is a dict
+    mx.save_safetensors(
+        str(directory / "model.safetensors"), {name: tensor.astype(mx.float32) for name, tensor in weights.items()}
+    )
+
+
+def _small(directory: Path) -> None:
+    write_model(directory, SMALL, "F32", CONTEXT_TOKENS)
+
+
+def _large(directory: Path) -> None:
+    write_model(directory, LARGE, "F32", CONTEXT_TOKENS)
+
+
+MODELS: tuple[tuple[str, str, Callable[[Path], None]], ...] = (
+    ("demo-f32", "demo model", _demo_in_float32),
+    ("small-f32", "26 M", _small),
+    ("large-f32", "98 M", _large),
+)
+
+
+def serve(run: Run, name: str, directory: Path) -> DemoNode:
+    """The run's first node, with the model in `directory` built under `name`."""
+    node = run.nodes[0]
+    modelfile = directory.with_suffix(".Modelfile")
+    modelfile.write_text(f"FROM {directory}\n")
+    node.command("create", name, "-f", str(modelfile))
+    return node
+
+
+def api_address(node: DemoNode) -> str:
+    """host:port of a node's HTTP API."""
+    return str(node.ready["api"]).removeprefix("http://").rstrip("/")
+
+
+def story(number: int) -> str:
+    """One of the questions whose answers are long; so short that no cache saves much of reading them."""
+    return QUESTIONS[number % len(QUESTIONS)]
+
+
+def long_text(tokens: int, seed: int) -> str:
+    """Text of about so many tokens that begins as no other seed's does."""
+    return f"List {seed}: " + "".join(f"the number {place + seed}, " for place in range(tokens // WORD_TOKENS))
+
+
+def _single(run: Run, what: str, sides: tuple[Side, Side]) -> Iterator[Row]:
+    answers: tuple[list[Streamed], list[Streamed]] = ([], [])
+    for turn in range(run.sizes.turns):
+        for side, kept in zip(sides, answers, strict=True):
+            kept.append(side.ask(story(turn), run.sizes.most_tokens))
+    remark = f"median of {run.sizes.turns} answers of {answers[0][0].tokens} tokens"
+    rates = [statistics.median(answer.rate for answer in kept) for kept in answers]
+    firsts = [1000 * statistics.median(answer.first_s for answer in kept) for kept in answers]
+    yield row(run, f"one stream, {what}", rates, "tokens/s", "higher", remark, 1.0)
+    yield row(run, f"one stream's first token, {what}", firsts, "ms", "lower", remark, 1.0)
+
+
+def _together(run: Run, what: str, sides: tuple[Side, Side]) -> Iterator[Row]:
+    for streams in STREAMS:
+        rates: tuple[list[float], list[float]] = ([], [])
+        for turn in range(max(1, run.sizes.turns // 2)):
+            for side, kept in zip(sides, rates, strict=True):
+                texts = [story(turn + place) for place in range(streams)]
+                bodies = [question(side.model, text, run.sizes.most_tokens) for text in texts]
+                kept.append(together(side.ask_at_once(bodies)))
+        remark = f"median of {len(rates[0])} turns, all asked at once"
+        middle = [statistics.median(kept) for kept in rates]
+        yield row(run, f"{streams} streams together, {what}", middle, "tokens/s", "higher", remark, 1.05)
+
+
+def _repeated_prefix(run: Run, what: str, sides: tuple[Side, Side]) -> Iterator[Row]:
+    firsts = [1000 * _repeated(side, run.sizes.turns)[0] for side in sides]
+    remark = f"{PREFIX_TOKENS} tokens of system prompt that were read before, another question"
+    yield row(run, f"first token after a repeated prefix, {what}", firsts, "ms", "lower", remark, 1.0)
+
+
+def _repeated(side: Side, turns: int) -> tuple[float, int]:
+    """Median seconds to the first token behind a prefix read before, and the prompt's tokens."""
+    answers = [side.ask_at_once([_with_prefix(side, turn)])[0] for turn in range(turns + 1)]
+    return statistics.median(answer.first_s for answer in answers[1:]), answers[0].prompt_tokens
+
+
+def _with_prefix(side: Side, turn: int) -> Body:
+    body = question(side.model, f"Question {turn}: what is that?", 8)
+    return {**body, "messages": [{"role": "system", "content": long_text(PREFIX_TOKENS, 7)}, *body["messages"]]}
+
+
+def _after_restart(run: Run, what: str, node: DemoNode, name: str) -> Iterator[Row]:
+    side = Side(api_address(node), name)
+    warm_s, tokens = _repeated(side, run.sizes.turns)
+    firsts = []
+    for turn in range(max(1, run.sizes.turns // 2)):
+        node.restart()
+        side = Side(api_address(node), name)
+        side.ask("Hello!", 1)  # it loads the model: that is measured elsewhere
+        firsts.append(side.ask_at_once([_with_prefix(side, 100 + turn)])[0].first_s)
+    pair = [1000 * statistics.median(firsts), 1000 * warm_s]
+    remark = f"{tokens} tokens, read before the node's restart; median of {len(firsts)}"
+    figure = f"first token after a restart, {what}"
+    limit = None if run.sizes.quick else 2.0
+    yield Row(figure, pair[0], "ms", "lower", "the same, still in memory", pair[1], remark, limit)
+
+
+def _arriving_prompt(run: Run, what: str, sides: tuple[Side, Side]) -> Iterator[Row]:
+    gaps = [1000 * _gap_s(side, run) for side in sides]
+    remark = f"4 streams, the longest 1 % of gaps while a prompt of {LONG_TOKENS} tokens is read"
+    yield row(run, f"gap between tokens, {what}", gaps, "ms", "lower", remark, 0.5)
+
+
+def _gap_s(side: Side, run: Run) -> float:
+    """The 99th percentile of the seconds between pieces of four streams, from a long prompt's arrival to its answer."""
+    bodies = [question(side.model, story(place), 4 * run.sizes.most_tokens) for place in range(4)]
+    running: list[Streamed] = []
+    speaking = threading.Semaphore(0)
+    thread = threading.Thread(target=lambda: running.extend(side.ask_at_once(bodies, speaking.release)))
+    thread.start()
+    for _ in bodies:
+        speaking.acquire()
+    late = ask(side.address, question(side.model, long_text(LONG_TOKENS, 11), 4))
+    thread.join()
+    gaps = [
+        after - before
+        for answer in running
+        for before, after in zip(answer.times_s, answer.times_s[1:], strict=False)
+        if after >= late.asked_s and before <= late.times_s[0]
+    ]
+    if not gaps:
+        raise CannotMeasure(f"{side.address}: the streams ended before the long prompt came")
+    return sorted(gaps)[min(len(gaps) - 1, int(0.99 * len(gaps)))]
+
+
+def _stock(run: Run) -> Iterator[Row]:
+    """The server as a person gets it: half precision as stored, the BLAS that its wheel brings."""
+    directory = run.scratch / "serving-stock"
+    write_model(directory, SMALL, "F16", CONTEXT_TOKENS)
+    node = serve(run, "stock", directory)
+    run.progress("a node beside mlx_lm server as installed")
+    with mlx_server(directory, run.scratch, fast_blas=False) as address:
+        sides = (Side(api_address(node), "stock"), Side(address, MLX_NAME))
+        for side in sides:
+            side.ask("Hello!", 4)
+        singles = [side.ask(story(1), run.sizes.most_tokens // 2).rate for side in sides]
+        yield row(run, "one stream, 26 M, beside stock", singles, "tokens/s", "higher", "float16 as stored", 4.0)
+        batches = []
+        for side in sides:
+            bodies = [question(side.model, story(place), run.sizes.most_tokens // 2) for place in range(8)]
+            batches.append(together(side.ask_at_once(bodies)))
+        yield row(run, "8 streams, 26 M, beside stock", batches, "tokens/s", "higher", "float16 as stored", 4.0)
+    node.command("stop", "stock")
+    shutil.rmtree(directory)
+
+
+def row(run: Run, figure: str, pair: Sequence[float], unit: str, better: Better, remark: str, limit: float) -> Row:
+    """The node's figure beside the peer's; a quick run is held to nothing."""
+    return Row(figure, pair[0], unit, better, BESIDE, pair[1], remark, None if run.sizes.quick else limit)
