@@ -15,7 +15,9 @@ from fastapi import FastAPI
 from identity.did import DeviceId
 from node.account import Identity, open_identity
 from node.api.app import build_api
+from node.api.blobs import BlobRoutes
 from node.api.copies import CopyRoutes
+from node.api.create import CreateRoutes
 from node.api.guard import loopback_hosts
 from node.api.registry import RegistryApp
 from node.api.registry_shelf import RegistryShelf
@@ -250,6 +252,8 @@ def _api(node: Node) -> FastAPI:
         registry=node.registry,
         transfers=TransferRoutes(node.registries, node.fetch.pull),
         copies=CopyRoutes(node.versions),
+        blobs=BlobRoutes(node.store.blobs, node.threads),
+        creation=CreateRoutes(node.catalog, node.store, node.threads),
         registry_is_open=lambda: node.settings.serve_registry,
     )
 

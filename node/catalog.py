@@ -1,6 +1,6 @@
 """The models of this node: those in the store and the embedded one, found, built, described and checked."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from protocol.model_name import ModelName, format_model_name, parse_model_name
 from protocol.modelfile import Modelfile
 from protocol.provenance import Provenance, decode_and_verify_provenance
 from store import listing
-from store.bases import LocalBases
+from store.bases import LocalBases, Located
 from store.build import BuildRequest, BuiltModel, build_model
 from store.embedding_files import embeds
 from store.errors import ModelUnknown, VersionTaken
@@ -114,10 +114,13 @@ class Catalog:
         """Return a directory with the model's files, verified, for the worker to read."""
         return await self._threads.store(self._store.materialize, digest)
 
-    async def create(self, request: BuildRequest, emit: Emit) -> tuple[StoredModel, Provenance]:
+    async def create(
+        self, request: BuildRequest, emit: Emit, known: Mapping[str, Located] | None = None
+    ) -> tuple[StoredModel, Provenance]:
         """Build, sign and log a model; return it and its provenance. `emit` is told how far the work is.
 
-        When the caller leaves, the work stops and nothing of it stays.
+        When the caller leaves, the work stops and nothing of it stays. `known` are names of the recipe that stand for
+        files which lie somewhere already.
 
         Raises:
             ModelNameInvalid: the name is the embedded model's.
@@ -134,7 +137,7 @@ class Catalog:
         if _is_demo(request.modelfile.base):
             await emit({"status": f"embedding {DEMO_NAME}"})
             await self._embed()
-        provenance = await self._publish(request, emit)
+        provenance = await self._publish(request, emit, known)
         return await self._threads.store(self._store.resolve, request.name), provenance
 
     async def check_build(self, name: str, source: Path | None, emit: Emit) -> CheckReport:
@@ -173,10 +176,15 @@ class Catalog:
             if await self._threads.store(self._store.refs.get, DEMO) is None:
                 await self._publish(BuildRequest(_DEMO_RECIPE, DEMO, demo_directory(), 0), _unheard)
 
-    async def _publish(self, request: BuildRequest, emit: Emit) -> Provenance:
+    async def _publish(
+        self, request: BuildRequest, emit: Emit, known: Mapping[str, Located] | None = None
+    ) -> Provenance:
         bases, conversion = self._bases(), Conversion(emit)
         built = await self._threads.reporting(
-            lambda report: build_model(self._store, request, bases=bases, convert=conversion, report=report), emit
+            lambda report: build_model(
+                self._store, request, bases=bases, convert=conversion, report=report, known=known
+            ),
+            emit,
         )
         with trio.CancelScope(shield=True):  # what is signed and logged is also told
             bundle = await self._threads.store(self._sign, request.name, built)

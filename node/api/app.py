@@ -8,7 +8,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Scope
 
+from node.api.blobs import BlobRoutes
 from node.api.copies import CopyRoutes
+from node.api.create import CreateRoutes
 from node.api.errors import ApiDefect, ApiRefused
 from node.api.guard import Guard
 from node.api.native import NativeRoutes, native_error
@@ -37,6 +39,8 @@ def build_api(
     registry_is_open: Callable[[], bool] = lambda: False,
     transfers: TransferRoutes | None = None,
     copies: CopyRoutes | None = None,
+    blobs: BlobRoutes | None = None,
+    creation: CreateRoutes | None = None,
 ) -> FastAPI:
     """Return the application that serves `models`, and under `/v2/` the `registry` while it is open.
 
@@ -48,7 +52,7 @@ def build_api(
     app.include_router(NativeRoutes(models, clock, entropy).router())
     app.include_router(ShowRoutes(models).router())
     app.include_router(OpenAIRoutes(models, clock, entropy).router())
-    for routes in (transfers, copies):
+    for routes in (transfers, copies, blobs, creation):
         if routes is not None:
             app.include_router(routes.router())
     if registry is not None:
