@@ -5,7 +5,6 @@ releases; this file is where that is absorbed.
 """
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +18,12 @@ from mlx.utils import tree_flatten
 from mlx_lm import utils
 
 from node.models.engine.caches import make_row_caches
+from node.models.engine.config_file import context_tokens, one_line, read_config
 from node.models.engine.sampling import Sampler
 from node.models.errors import CapabilityMissing, ModelRefused, OptionInvalid, PromptTooLong, TemplateInvalid
 from node.models.limits import TimeUsedUp, bounded
 from node.models.templates import render_chat
-from protocol.worker.messages import MAX_NAME_BYTES, MAX_TOKENS, Sampling
+from protocol.worker.messages import MAX_NAME_BYTES, Sampling
 from store.errors import StoreError
 from store.lora import FOLDER as ADAPTER_FOLDER
 from store.lora import read_adapter
@@ -32,13 +32,9 @@ from store.lora import read_adapter
 _mlx_lm: Final[Any] = utils
 _mx: Final[Any] = mx
 PREFILL_TOKENS: Final = 256
-MAX_CONFIG_BYTES: Final = 4 * 1024 * 1024
-FALLBACK_CONTEXT_TOKENS: Final = 4096
 # Of the memory that is free, what float32 weights may take; the rest is for the cache and everybody else.
 FLOAT32_SHARE: Final = 0.6
-_MODEL_TYPE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _ADAPTER_LEAVES: Final = frozenset({"lora_a", "lora_b", "m"})
-_CONTEXT_KEYS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ class Engine:
         self._tokenizer = tokenizer
         self.architecture = str(config["model_type"])
         self.vocabulary = _vocabulary(model, config, tokenizer)
-        self.context_tokens = _context_tokens(config)
+        self.context_tokens = context_tokens(config)
         self.can_think = bool(tokenizer.has_thinking) and self._template_knows("enable_thinking", tokenizer.think_start)
         self.can_use_tools = bool(tokenizer.has_tool_calling)
         self.has_template = bool(tokenizer.has_chat_template)
@@ -80,7 +76,8 @@ class Engine:
         Raises:
             ModelRefused: unknown architecture, missing or extra tensors, damaged files, code instead of a model.
         """
-        config = _read_config(directory)
+        config = read_config(directory)
+        _require_architecture(config)
         try:
             model, config = _mlx_lm.load_model(directory, lazy=True, strict=True, trust_remote_code=False)
             if (adapter := directory / ADAPTER_FOLDER).is_dir():
@@ -94,7 +91,7 @@ class Engine:
         except ModelRefused:
             raise
         except Exception as error:  # a model's files can make mlx-lm raise anything; the load is refused
-            raise ModelRefused(_one_line(error)) from error
+            raise ModelRefused(one_line(error)) from error
 
     @property
     def memory_bytes(self) -> int:
@@ -252,28 +249,57 @@ class Engine:
                 enable_thinking=thinking,
             )
         except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise TemplateInvalid(_one_line(error)) from error
+            raise TemplateInvalid(one_line(error)) from error
         return str(rendered)
 
     def _special_tokens(self) -> dict[str, str]:
         return {name: str(text) for name, text in self._tokenizer.special_tokens_map.items() if isinstance(text, str)}
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
-    path = directory / "config.json"
+def load_trunk(directory: Path) -> tuple[Any, dict[str, Any]]:
+    """Return a decoder for its vectors instead of its words, and its config: `trunk.model(ids, cache=caches)`.
+
+    It has no head, whether its files have one or not. Publishers of embeddings write the tensors' names without the
+    `model.` that mlx-lm expects before them.
+
+    Raises:
+        ModelRefused: as `Engine.load`; or it reads in both directions, which mlx-lm does not know.
+    """
+    config = read_config(directory)
+    _require_architecture(config)
+    if config.get("use_bidirectional_attention") or config.get("is_causal") is False:
+        raise ModelRefused(f"{config['model_type']!r} that reads in both directions is not known here")
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ModelRefused(f"config.json has more than {MAX_CONFIG_BYTES} bytes")
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelRefused(f"config.json: {_one_line(error)}") from error
-    model_type = config.get("model_type") if isinstance(config, dict) else None
-    if not isinstance(model_type, str) or not _MODEL_TYPE.fullmatch(model_type):
-        raise ModelRefused("config.json names no model_type")
-    if config.get("model_file") is not None:
-        raise ModelRefused("it brings code of its own (model_file), which is never run")
-    _require_architecture(model_type, config)
-    return dict(config)
+        model, config = _mlx_lm.load_model(
+            directory,
+            lazy=True,
+            strict=True,
+            trust_remote_code=False,
+            model_config={"tie_word_embeddings": True},
+            get_model_classes=_headless,
+        )
+        model = _in_fast_type(model)
+        mx.eval(model.parameters())
+    except ModelRefused:
+        raise
+    except Exception as error:  # a model's files can make mlx-lm raise anything; the load is refused
+        raise ModelRefused(one_line(error)) from error
+    if not callable(getattr(model, "model", None)):
+        raise ModelRefused(f"embedding with the architecture {config['model_type']!r} is not known here")
+    return model, config
+
+
+def _headless(config: dict[str, Any]) -> tuple[Any, Any]:
+    model_class, arguments_class = _mlx_lm._get_classes(config)
+
+    class Headless(model_class):  # type: ignore[misc, valid-type]  # its base is known only now
+        def sanitize(self, weights: dict[str, mx.array]) -> Any:
+            if not any(name.startswith("model.") for name in weights):
+                weights = {f"model.{name}": tensor for name, tensor in weights.items()}
+            weights = {name: tensor for name, tensor in weights.items() if not name.startswith("lm_head.")}
+            return super().sanitize(weights) if hasattr(model_class, "sanitize") else weights
+
+    return Headless, arguments_class
 
 
 def _apply_adapter(model: Any, directory: Path) -> None:
@@ -281,7 +307,7 @@ def _apply_adapter(model: Any, directory: Path) -> None:
     try:
         adapter = read_adapter(directory)
     except StoreError as error:
-        raise ModelRefused(_one_line(error)) from error
+        raise ModelRefused(one_line(error)) from error
     before = dict(tree_flatten(model.parameters()))
     _mlx_lm.load_adapters(model, str(directory))  # refuses tensors that are extra or of another shape
     model.eval()
@@ -291,11 +317,11 @@ def _apply_adapter(model: Any, directory: Path) -> None:
         raise ModelRefused(f"the adapter lacks {len(missing)} tensors, {missing[0]} among them")
 
 
-def _require_architecture(model_type: str, config: dict[str, Any]) -> None:
+def _require_architecture(config: dict[str, Any]) -> None:
     try:
         _mlx_lm._get_classes(config)
     except (ValueError, AttributeError, ImportError) as error:
-        raise ModelRefused(f"unknown architecture {model_type!r}") from error
+        raise ModelRefused(f"unknown architecture {config['model_type']!r}") from error
 
 
 def _in_fast_type(model: Any) -> Any:
@@ -320,15 +346,6 @@ def _vocabulary(model: Any, config: Mapping[str, Any], tokenizer: Any) -> int:
     return size if isinstance(size, int) else len(tokenizer)
 
 
-def _context_tokens(config: Mapping[str, Any]) -> int:
-    nested = config.get("text_config")
-    for source in (config, nested if isinstance(nested, dict) else {}):
-        for key in _CONTEXT_KEYS:
-            if isinstance(size := source.get(key), int) and size > 0:
-                return min(size, MAX_TOKENS)
-    return FALLBACK_CONTEXT_TOKENS
-
-
 def _call_name(call: Mapping[str, Any]) -> str:
     name = call["name"]
     if not isinstance(name, str) or not 0 < len(name.encode()) <= MAX_NAME_BYTES:
@@ -345,7 +362,3 @@ def _call_arguments(call: Mapping[str, Any]) -> str:
     text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
     text.encode()  # half a character is a ValueError here, and would be a broken stream later
     return text
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
