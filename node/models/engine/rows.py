@@ -3,12 +3,15 @@
 Whoever implements one of these runs on the thread that owns MLX.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import mlx.core as mx
 
 
 class Constraint(Protocol):
@@ -74,10 +77,18 @@ class Drafter(Protocol):
     random numbers, and a guess counts only where it is equal.
     """
 
-    def guess(self, history: Sequence[int], at_most: int) -> list[int]:
-        """Give the tokens that may follow `history`, prompt and answer so far; none where there is nothing to say.
+    def guess(
+        self, history: Sequence[int], at_most: int, choose: "Callable[[mx.array], mx.array]"
+    ) -> "list[int] | None":
+        """Give the tokens that may follow `history`, prompt and answer so far; the row then steps over all of them.
 
-        Called with histories that mostly grow; what was read for the last one is used again as far as it is equal.
+        An empty list: take one step without a guess, and ask again. None: guessing does not pay for this row; it goes
+        on without, and the drafter need not be asked again before `rest`. Called with histories that mostly grow; what
+        was read for the last one is used again as far as it is equal.
+
+        `choose` is a copy of the row's own sampler, as it stands after `history`: from logits (1, vocabulary) it gives
+        the token, shape (1,), not evaluated, and goes on to the next place. So the draft draws with the random numbers
+        that the row will draw with, and agrees with it as often as the two models do.
         """
 
     def rest(self) -> None:
