@@ -23,9 +23,10 @@ def first_run(invocation: Invocation) -> int:
             invocation.screen.done("everything is ready", "chat later", f"tilenode run {DEFAULT_MODEL}")
             return ExitCode.OK
     # Imported here: only a terminal needs the line editor.
+    from node.cli.ask import Manner
     from node.cli.repl import converse
 
-    return converse(invocation, DEFAULT_MODEL, None)
+    return converse(invocation, Manner(DEFAULT_MODEL), None)
 
 
 def _welcome(invocation: Invocation) -> Settings:

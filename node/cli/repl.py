@@ -1,82 +1,75 @@
-"""The conversation on a terminal: one line in, one answer out; Ctrl-C stops the answer and not the program."""
+"""The conversation on a terminal: lines in, answers out; Ctrl-C stops the answer and not the program.
 
-from typing import Any
+What is typed goes to the model as it was typed: only lines that are a /command mean something here.
+"""
 
-from node.cli.ask import ask, figures
+from collections.abc import Callable
+from typing import Final
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.history import InMemoryHistory
+
+from node.cli.ask import Manner
 from node.cli.background import ensure_node
 from node.cli.client import ControlClient
+from node.cli.conversation import Conversation
 from node.cli.exit_codes import ExitCode
 from node.cli.invocation import Invocation
-from node.errors import ControlFailed
+from node.errors import ControlFailed, UsageInvalid
 
-_HELP = """\
-/new       begin another chat
-/figures   print the figures of each answer, or stop doing so
-/bye       end (Ctrl-D does too); Ctrl-C stops an answer"""
+FENCE: Final = '"""'
+PROMPT: Final = ">>> "
+MORE: Final = "... "
+REMEMBERED_CHATS: Final = 5
+
+ReadLine = Callable[[str], str]
 
 
-def converse(invocation: Invocation, model: str, chat: str | None) -> int:
+def converse(invocation: Invocation, manner: Manner, chat: str | None) -> int:
     """Converse until the person ends it; every line is kept in one chat and syncs."""
-    # Imported here: only a terminal needs the line editor.
-    from prompt_toolkit import PromptSession
-
+    screen = invocation.screen
     with ensure_node(invocation) as client:
-        client.get("/v1/show", name=model)  # a wrong name fails now and not after the first line was typed
-        conversation = _Conversation(invocation, client, model, chat)
-        session: PromptSession[str] = PromptSession()
-        invocation.screen.say(f"Chatting with {model}. /help lists the commands, Ctrl-D ends.")
-        while True:
+        client.get("/v1/show", name=manner.model)  # a wrong name fails now and not after the first line was typed
+        conversation = Conversation(screen, client, manner, chat)
+        session: PromptSession[str] = PromptSession(history=_history(client))
+        screen.say(f"Chatting with {manner.model}. /help lists the commands, Ctrl-D ends.")
+        while not conversation.ended:
             try:
-                line = session.prompt(">>> ").strip()
+                typed, as_it_stands = read_text(session.prompt)
             except KeyboardInterrupt:
                 continue
             except EOFError:
                 break
-            if line == "/bye":
-                break
-            if line:
-                conversation.take(line)
+            try:
+                if as_it_stands:
+                    conversation.answer(typed)
+                else:
+                    conversation.take(typed)
+            except (ControlFailed, UsageInvalid) as error:
+                screen.fail(error)
     return ExitCode.OK
 
 
-class _Conversation:
-    """The state of one conversation: its chat and whether figures are printed."""
+def read_text(read_line: ReadLine) -> tuple[str, bool]:
+    """Return what was typed, and whether it stood between two `\"\"\"`: then it is no command, whatever it says.
 
-    def __init__(self, invocation: Invocation, client: ControlClient, model: str, chat: str | None) -> None:
-        self._screen = invocation.screen
-        self._client = client
-        self._model = model
-        self._chat = chat
-        self._figures = False
+    A fence opens at the beginning of a line, or after a /command, and may close many lines later.
+    """
+    line = read_line(PROMPT)
+    head, fence, text = line.partition(FENCE)
+    if not fence or (head.strip() and not head.startswith("/")):
+        return line, False  # quotes in the middle of a sentence are the person's own
+    while not text.endswith(FENCE):
+        text += "\n" + read_line(MORE)
+    text = text.removesuffix(FENCE).removeprefix("\n").removesuffix("\n")
+    return (head + text, False) if head.strip() else (text, True)
 
-    def take(self, line: str) -> None:
-        """Answer one line, or do what a /command says."""
-        if line == "/help":
-            self._screen.say(_HELP)
-        elif line == "/new":
-            self._chat = None
-            self._screen.done("the next line begins another chat")
-        elif line == "/figures":
-            self._figures = not self._figures
-        elif line.startswith("/"):
-            self._screen.warn(f"no command {line.split()[0]}; /help lists them")
-        else:
-            self._answer(line)
 
-    def _answer(self, line: str) -> None:
-        try:
-            facts = ask(
-                self._client, self._screen, model=self._model, prompt=line, chat=self._chat, started=self._keep_chat
-            )
-        except KeyboardInterrupt:
-            # Leaving the stream cancelled the work on the node.
-            self._screen.say("\n(stopped)")
-            return
-        except ControlFailed as error:
-            self._screen.fail(error)
-            return
-        if self._figures:
-            self._screen.say(figures(facts))
-
-    def _keep_chat(self, started: dict[str, Any]) -> None:
-        self._chat = started["chat"]
+def _history(client: ControlClient) -> InMemoryHistory:
+    # From the encrypted chats, and never into a file of its own.
+    history = InMemoryHistory()
+    for chat in reversed(client.get("/v1/chats")["chats"][:REMEMBERED_CHATS]):
+        for line in client.get("/v1/chat", id=chat["id"])["lines"]:
+            if line["role"] == "user":
+                history.append_string(line["content"])
+    return history

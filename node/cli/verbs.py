@@ -23,6 +23,15 @@ Exit codes and --json are documented in README.md."""
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints end like every other failure: message, hint, exit code 2."""
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return the arguments; a prompt may stand behind the options as well as before them."""
+        arguments, rest = self.parse_known_args(args, namespace)
+        if rest and (getattr(arguments, "prompt", None) is None or any(word.startswith("-") for word in rest)):
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        if rest:
+            arguments.prompt += rest
+        return arguments
+
     def error(self, message: str) -> NoReturn:
         """Print what is wrong with the command line and exit."""
         screen = Screen(json_wanted="--json" in sys.argv)  # what was parsed so far is not known here
@@ -176,11 +185,30 @@ def _add_model_verbs(verbs: _Verbs) -> None:
     pull.add_argument("--as", dest="own_name", metavar="NAME", help="from a registry: what it is called here")
     pull.add_argument("--no-deltas", action="store_true", help="from a registry: fetch chunks, never a delta")
     pull.add_argument("--from", dest="source", metavar="PEER", help="nickname or DID of the device to fetch from")
-    ask = verbs.add("run", "run:run_model", "chat with a model, or answer PROMPT and end")
+    _add_answer_verbs(verbs)
+
+
+def _add_answer_verbs(verbs: _Verbs) -> None:
+    ask = verbs.add("run", "run:run_model", "chat with a model, or answer PROMPT and end", aliases=["chat"])
     ask.add_argument("name", metavar="NAME")
     ask.add_argument("prompt", nargs="*", metavar="PROMPT", help="the question; without one it is read from a pipe")
     ask.add_argument("--chat", metavar="ID", help="go on with this chat")
     ask.add_argument("--verbose", action="store_true", help="print the figures of the answer")
+    ask.add_argument("--keepalive", metavar="TIME", help="how long the model stays loaded: 5m, 1h30m, 0, -1s for ever")
+    ask.add_argument("--format", metavar="FORMAT", help="json, or a JSON schema that the answer keeps to")
+    ask.add_argument(
+        "--think",
+        nargs="?",
+        const="true",
+        choices=["true", "false", "low", "medium", "high", "max"],
+        help="let the model think first: --think, or --think=LEVEL where it knows degrees",
+    )
+    ask.add_argument("--hidethinking", action="store_true", help="do not print the thinking")
+    ask.add_argument("--nowordwrap", action="store_true", help="taken as it is: nothing is wrapped here")
+    bench = verbs.add("bench", "bench:bench", "measure how fast a model answers on this machine")
+    bench.add_argument("name", metavar="NAME")
+    bench.add_argument("--streams", default="1,4,8", metavar="N,N", help="how many questions at once (default 1,4,8)")
+    bench.add_argument("--tokens", type=int, default=128, metavar="N", help="tokens of each answer (default 128)")
 
 
 def _add_storage_verbs(verbs: _Verbs) -> None:

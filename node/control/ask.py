@@ -1,12 +1,14 @@
 """Control routes for asking a model: the question and the answer become lines of a chat, and the chat syncs."""
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import trio
 from fastapi import APIRouter
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from node.api.durations import parse_keep_alive
 from node.control.responses import Emit, EventStream, facts
 from node.models.errors import PromptTooLong
 from node.models.requests import Ending, GenerateRequest
@@ -28,6 +30,11 @@ class AskBody(BaseModel):
     model: Name
     prompt: Prompt
     chat: str | None = None
+    system: Annotated[str, StringConstraints(max_length=256 * 1024)] | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    format: Any = None
+    think: bool | Literal["low", "medium", "high", "max"] | None = None
+    keep_alive: Annotated[str, StringConstraints(max_length=64)] | None = None
 
 
 class ModelBody(BaseModel):
@@ -136,13 +143,29 @@ class _Question:
                 messages = messages[(len(messages) + 1) // 2 :]  # what was said long ago gives way
 
     async def _ask(self, messages: list[dict[str, str]], started_s: float) -> None:
-        async with self._node.models.generate(GenerateRequest(self._model, messages=messages)) as pieces:
+        async with self._node.models.generate(self._request(messages)) as pieces:
             async for piece in pieces:
                 self._ending = piece.ending or self._ending
-                if piece.text and not piece.thinking:
-                    self._first_s = self._first_s or self._node.clock.monotonic_s() - started_s
+                if not piece.text:
+                    continue
+                self._first_s = self._first_s or self._node.clock.monotonic_s() - started_s
+                if not piece.thinking:
                     self._text.append(piece.text)
-                    await self._emit({"event": "piece", "text": piece.text})
+                await self._emit({"event": "piece", "text": piece.text, "thinking": piece.thinking})
+
+    def _request(self, messages: Sequence[Mapping[str, str]]) -> GenerateRequest:
+        body = self._body
+        return GenerateRequest(
+            self._model,
+            messages=messages,
+            system=body.system,
+            thinking=None if body.think is None else bool(body.think),
+            effort=body.think if isinstance(body.think, str) else "",
+            format=body.format,
+            options=body.options,
+            keep_alive_s=parse_keep_alive(body.keep_alive),
+            client="control",
+        )
 
     def _facts(self, chat: ChatId, entry: str, total_s: float) -> dict[str, object]:
         ending = self._ending
@@ -154,6 +177,7 @@ class _Question:
             "answer": "".join(self._text),
             "reason": ending.reason if ending else "stop",
             "prompt_tokens": ending.prompt_tokens if ending else 0,
+            "cached_tokens": ending.cached_tokens if ending else 0,
             "answer_tokens": ending.eval_tokens if ending else 0,
             "tokens_per_s": ending.eval_tokens / (ending.eval_ns / 1e9) if ending and ending.eval_ns else 0.0,
             "load_s": ending.load_ns / 1e9 if ending else 0.0,
