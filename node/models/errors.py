@@ -6,10 +6,14 @@ node.errors.NodeError
     ├── RequestRefused       the request cannot be served as it stands
     │   ├── OptionInvalid
     │   ├── CapabilityMissing
+    │   ├── FormatInvalid        no answer can be made to keep to the wanted format
+    │   ├── ToolsInvalid         the tools, or the choice among them
     │   ├── TemplateInvalid
     │   │   └── TemplateForeign
     │   └── PromptTooLong
     ├── ServerBusy           the queue of this model is full
+    │   └── ModelResting     it failed several times in a row and is tried again later
+    ├── ModelTooLarge        it needs more memory than models may take
     ├── ModelRefused         the model's files cannot be served
     ├── ConversionRefused    the model's weights cannot be converted as asked
     └── WorkerFailed         the model worker process let this request down
@@ -20,6 +24,7 @@ node.errors.NodeError
         └── AnswerFailed
 """
 
+import math
 import signal
 import sys
 
@@ -59,6 +64,24 @@ class CapabilityMissing(RequestRefused):
         super().__init__(f"{subject} does not support {capability}")
         self.subject = subject
         self.capability = capability
+
+
+class FormatInvalid(RequestRefused):
+    """The wanted format is no JSON schema, or one that answers cannot be held to."""
+
+    hint = "take the named keyword out of the schema, or make the schema smaller"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"format: {reason}")
+        self.reason = reason
+
+
+class ToolsInvalid(RequestRefused):
+    """The tools cannot be offered as they stand: two of one name, one without a name, a choice that names none."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"tools: {reason}")
+        self.reason = reason
 
 
 class TemplateInvalid(RequestRefused):
@@ -101,6 +124,32 @@ class ServerBusy(ModelError):
         # The wording, two spaces included, is the one that existing clients look for.
         super().__init__("server busy, please try again.  maximum pending requests exceeded")
         self.waiting = waiting
+
+
+class ModelResting(ServerBusy):
+    """The model's worker failed several times in a row; it is tried again when it has rested."""
+
+    def __init__(self, model: str, failures: int, seconds: float) -> None:
+        ModelError.__init__(
+            self, f"model {model} failed {failures} times in a row and is tried again in {math.ceil(seconds)} s"
+        )
+        self.waiting = 0
+        self.failures = failures
+        self.seconds = seconds
+        self.hint = f"ask again in {math.ceil(seconds)} s; if it keeps failing, it may need more memory than there is"
+
+
+class ModelTooLarge(ModelError):
+    """The model can never be loaded here: it needs more memory than models may take."""
+
+    hint = "take a smaller or quantized model, or start the node with more for models: TILENODE_MAX_MEMORY=24GB"
+
+    def __init__(self, model: str, needed_bytes: int, budget_bytes: int) -> None:
+        super().__init__(
+            f"model {model} needs {needed_bytes / 1e9:.1f} GB of memory, models may take {budget_bytes / 1e9:.1f} GB"
+        )
+        self.needed_bytes = needed_bytes
+        self.budget_bytes = budget_bytes
 
 
 class ModelRefused(ModelError):
