@@ -13,7 +13,7 @@ from typing import Final
 import trio
 
 from node.models.errors import describe_exit
-from node.models.supervisor import worker_environment
+from node.models.process import worker_environment
 from protocol.conversion import MAX_FRAME_BYTES, Converted, Converting, Refused, decode_from_converter
 from protocol.errors import ProtocolError
 from protocol.quantization import Quantization

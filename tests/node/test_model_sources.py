@@ -5,7 +5,7 @@ from pathlib import Path
 
 from node.config import read_environment, silence_libraries
 from node.model_sources import model_sources
-from node.models.supervisor import worker_environment
+from node.models.process import worker_environment
 
 TOKEN = "hf_canary_0123456789"
 

@@ -61,7 +61,7 @@ class ServedApi:
         trio.from_thread.run(self._asked, trio_token=self.token)
 
     async def _asked(self) -> None:
-        while not any(seat.users for seat, _ in self.models._scheduler.loaded()):
+        while not any(seat.users for seat, _ in self.models.scheduler.loaded()):
             await trio.sleep(0.01)
         await trio.testing.wait_all_tasks_blocked()
 
@@ -105,7 +105,7 @@ async def _run(started: "queue.SimpleQueue[ServedApi]") -> None:
     library.add("loud:v2", demo_directory(), loud, modified_s=1_600_000_000)
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-        models = Models(library, SystemClock(), SystemEntropy(), Limits(waiting=2))
+        models = Models(library, SystemClock(), SystemEntropy(), Limits(waiting=2, parallel=1))
         await nursery.start(models.run)
         listener = bind_api_socket("127.0.0.1", 0, or_any_port=False)
         url, port = api_url(listener), listener.getsockname()[1]

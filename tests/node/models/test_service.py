@@ -231,7 +231,7 @@ async def test_leaving_early_stops_the_generation(ended: Ended) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
 async def test_a_crash_is_one_failed_request(number: signal.Signals) -> None:
     answers: list[str] = []
-    async with serving() as service:
+    async with serving(limits=Limits(parallel=1)) as service:
 
         async def queued() -> None:
             answers.append(await ask(service, "What is 7 + 5?"))
@@ -272,7 +272,7 @@ async def test_files_that_are_no_model_fail_each_request_with_the_reason(tmp_pat
 
 async def test_a_full_queue_refuses_at_once_and_serves_the_others() -> None:
     answers: list[str] = []
-    async with serving(limits=Limits(waiting=2)) as service:
+    async with serving(limits=Limits(waiting=2, parallel=1)) as service:
 
         async def queued() -> None:
             answers.append(await ask(service, "Hello!"))

@@ -1,0 +1,119 @@
+"""From what a worker says to what the APIs tell: pieces of an answer, its ending, and errors by their names."""
+
+import json
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+
+from node.models.answers import Answer, Answers
+from node.models.errors import (
+    AnswerFailed,
+    CapabilityMissing,
+    ModelError,
+    ModelRefused,
+    OptionInvalid,
+    PromptTooLong,
+    TemplateInvalid,
+)
+from node.models.requests import Call, ChosenToken, Ending, LikelyToken, Piece
+from node.models.supervisor import Worker
+from protocol.worker.messages import Done, Failed, Progress, Text, ToolCall
+
+
+async def pieces_of(
+    answers: Answers, worker: Worker, model: str, end: Callable[[Done], Ending]
+) -> AsyncGenerator[Piece, None]:
+    """Yield the pieces of an answer of `worker`; the last one has the ending.
+
+    Words that came while the reader was busy elsewhere are one piece.
+
+    Raises:
+        ModelError: the worker could not answer, or is gone.
+    """
+    prompt_tokens = 0
+    while taken := await answers.take():
+        for answer in _joined(taken):
+            match answer:
+                case Text():
+                    yield Piece(
+                        answer.text,
+                        answer.thinking,
+                        answer.tokens,
+                        prompt_tokens,
+                        _chosen_tokens(answer.logprobs_json) if answer.logprobs_json else (),
+                    )
+                case ToolCall():
+                    yield Piece(call=Call(answer.name, answer.arguments_json), prompt_tokens=prompt_tokens)
+                case Done():
+                    yield Piece(ending=end(answer), tokens=answer.eval_tokens, prompt_tokens=answer.prompt_tokens)
+                    return
+                case Failed():
+                    raise error_of(answer, model)
+                case Progress():
+                    prompt_tokens = answer.total
+    raise worker.failure()
+
+
+def _joined(answers: Sequence[Answer]) -> Iterator[Answer]:
+    """Yield the answers with neighbouring words of one kind put together."""
+    last: Text | None = None
+    for answer in answers:
+        if not isinstance(answer, Text) or answer.logprobs_json:
+            if last is not None:
+                yield last
+            last = None
+            yield answer
+        elif last is None:
+            last = answer
+        elif last.thinking == answer.thinking:
+            last = Text(answer.request, last.text + answer.text, answer.thinking, answer.tokens)
+        else:
+            yield last
+            last = answer
+    if last is not None:
+        yield last
+
+
+def ending_of(done: Done, total_ns: int, load_ns: int) -> Ending:
+    """Return how an answer ended."""
+    return Ending(
+        reason=done.reason,
+        prompt_tokens=done.prompt_tokens,
+        eval_tokens=done.eval_tokens,
+        total_ns=total_ns,
+        load_ns=load_ns,
+        prompt_ns=done.prompt_ns,
+        eval_ns=done.eval_ns,
+        context=done.context,
+        cached_tokens=done.cached_tokens,
+        stopped_by=done.stopped_by or "",
+    )
+
+
+def error_of(failed: Failed, model: str) -> ModelError:
+    """Return the named error that a worker's failure is; `model` is the name that was asked for."""
+    match failed.kind:
+        case "prompt-too-long":
+            return PromptTooLong(failed.tokens, failed.limit)
+        case "template":
+            return TemplateInvalid(failed.why)
+        case "capability":
+            return CapabilityMissing(f'"{model}"', failed.why)
+        case "option":
+            return OptionInvalid("context", "a token id", failed.why)
+        case "model":
+            return ModelRefused(failed.why)
+    return AnswerFailed(failed.why)
+
+
+def _chosen_tokens(logprobs_json: str) -> tuple[ChosenToken, ...]:
+    return tuple(
+        ChosenToken(
+            token=chosen["token"],
+            logprob=chosen["logprob"],
+            bytes=tuple(chosen["bytes"] or ()),
+            top=tuple(
+                LikelyToken(token=likely["token"], logprob=likely["logprob"], bytes=tuple(likely["bytes"] or ()))
+                for likely in chosen["top_logprobs"]
+            ),
+        )
+        for chosen in json.loads(logprobs_json)
+    )
