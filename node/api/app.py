@@ -15,7 +15,8 @@ from node.api.errors import ApiDefect, ApiRefused
 from node.api.guard import Guard
 from node.api.native import NativeRoutes, native_error
 from node.api.native_lists import ListRoutes
-from node.api.openai import OpenAIRoutes, openai_error
+from node.api.openai import OpenAIRoutes
+from node.api.openai_errors import openai_error
 from node.api.registry import RegistryDoor
 from node.api.registry_answers import answer_error
 from node.api.show import ShowRoutes

@@ -8,6 +8,7 @@ node.errors.NodeError
     ├── ContentTypeRefused  415
     ├── BodyTooLarge        413
     ├── BodyInvalid         400
+    ├── AnswerNotKept       400 where an answer is to follow on it, 404 where it is asked for
     ├── RegistryRefused     as it says: 401, 404, 405, 429, 503
     └── ApiDefect           500, our own bug
 """
@@ -81,6 +82,18 @@ class BodyInvalid(ApiRefused):
 
     def __init__(self, reason: str, param: str | None = None) -> None:
         super().__init__(reason)
+        self.param = param
+
+
+class AnswerNotKept(ApiRefused):
+    """An earlier response is not kept (any more): never kept, deleted, too old, or gone to make room for others."""
+
+    hint = "send the conversation in input; responses are kept for 30 days where store is not false, newest first"
+
+    def __init__(self, name: str, param: str | None = None) -> None:
+        super().__init__(f"response {name[:80]!r} not found")
+        self.status = 400 if param else 404
+        self.name = name
         self.param = param
 
 

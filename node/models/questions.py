@@ -31,7 +31,7 @@ def question_of(
         messages_json=None if messages is None else json.dumps(messages, ensure_ascii=False),
         tools_json=json.dumps(list(request.tools), ensure_ascii=False),
         template=request.template or model.modelfile.template,
-        thinking=bool(request.thinking),
+        thinking=bool(request.thinking) and ready.can_think,
         context=tuple(request.context),
         num_ctx=wishes.num_ctx,
         num_predict=wishes.num_predict,
@@ -50,7 +50,7 @@ def question_of(
 def _require_capabilities(request: GenerateRequest, ready: Ready) -> None:
     if not ready.can_generate:
         raise CapabilityMissing(f'"{request.model}"', "generate")
-    if request.thinking and not ready.can_think:
+    if request.thinking and not ready.can_think and not request.thinking_if_able:
         raise CapabilityMissing(f'"{request.model}"', "thinking")
     if request.tools and not ready.can_use_tools:
         raise CapabilityMissing(f'"{request.model}"', "tools")

@@ -19,7 +19,8 @@ class GenerateRequest:
 
     `format` is None, "json" or a JSON schema; the answer keeps to it, after the thinking. `tool_choice` is `none`,
     `auto`, `required` or `function:NAME`. `top_logprobs` asks for log-probabilities with so many likely tokens beside
-    each chosen one; None for none at all. `effort` is how hard a model that knows degrees thinks. `suffix` is what
+    each chosen one; None for none at all. `effort` is how hard a model that knows degrees thinks; with
+    `thinking_if_able` thinking is no more than a hint, which a model that cannot think does without. `suffix` is what
     follows the words to be inserted after `prompt`. `client` tells who asks, so that nobody waits for somebody else's
     many requests: requests with the same text share one place in turn.
     """
@@ -42,6 +43,7 @@ class GenerateRequest:
     top_logprobs: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     effort: str = ""
+    thinking_if_able: bool = False
     suffix: str | None = field(default=None, repr=False)
     client: str = ""
 

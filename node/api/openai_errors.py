@@ -1,0 +1,51 @@
+"""Errors in OpenAI's shape, with the status by which its stock clients choose the exception to raise."""
+
+from starlette.responses import JSONResponse, Response
+
+from node.api.errors import AnswerNotKept, ApiRefused, BodyInvalid
+from node.models.errors import (
+    ModelNotFound,
+    ModelResting,
+    OptionInvalid,
+    PromptTooLong,
+    RequestRefused,
+    ServerBusy,
+)
+from protocol.errors import ModelNameInvalid
+
+# How long a client should wait where nobody knows it: answers end within seconds.
+_BUSY_S = 1
+
+
+def openai_error(error: Exception) -> Response:
+    """Return `error` as this API says it. A full queue is 429, for which its clients wait and ask again."""
+    kind, code, param = "invalid_request_error", None, None
+    headers: dict[str, str] = {}
+    match error:
+        case ModelNotFound():
+            status, code, param = 404, "model_not_found", "model"
+        case AnswerNotKept():
+            status, code, param = error.status, "previous_response_not_found", error.param
+        case BodyInvalid():
+            status, param = error.status, error.param
+        case ApiRefused():
+            status = error.status
+        case PromptTooLong():
+            status, code, param = 400, "context_length_exceeded", "messages"
+        case OptionInvalid():
+            status, param = 400, error.option
+        case RequestRefused():
+            status = 400
+        case ModelNameInvalid():
+            status, param = 400, "model"
+        case ModelResting():
+            status, kind, code = 503, "server_error", "model_resting"
+            headers["retry-after"] = str(max(1, round(error.seconds)))
+        case ServerBusy():
+            status, kind, code = 429, "rate_limit_error", "rate_limit_exceeded"
+            headers["retry-after"] = str(_BUSY_S)
+        case _:
+            status, kind = 500, "server_error"
+    hint = getattr(error, "hint", "")
+    told = {"message": str(error), "type": kind, "param": param, "code": code, **({"hint": hint} if hint else {})}
+    return JSONResponse({"error": told}, status_code=status, headers=headers)
