@@ -8,26 +8,26 @@ import trio
 
 from identity.did import DeviceId
 from identity.keys import DeviceKey
+from node.models.anatomy import Anatomy, read_stored
 from node.models.conversion import Conversion, Emit
 from node.models.demo import DEMO_NAME, demo_directory
 from node.models.errors import ModelNotFound
 from node.models.library import ListedModel, ServedModel
-from node.models.requests import ModelDetails
+from node.models.listed import embedded_model, listed_model, served_model
 from node.ports import Clock, Entropy
 from node.threads import Threads
 from protocol.build_record import BuildRecord
 from protocol.chunkmap import ChunkMap
 from protocol.digest import Digest, format_oci_digest, short_digest
 from protocol.errors import ModelNameInvalid, ProvenanceInvalid
-from protocol.manifest import MIR, Layer, format_time
-from protocol.mir import check_pattern, matches, read_mir
+from protocol.manifest import Layer, format_time
+from protocol.mir import check_pattern, matches
 from protocol.model_name import ModelName, format_model_name, parse_model_name
 from protocol.modelfile import Modelfile
 from protocol.provenance import Provenance, decode_and_verify_provenance
-from store import listing
 from store.bases import LocalBases, Located
 from store.build import BuildRequest, BuiltModel, build_model
-from store.embedding_files import embeds
+from store.capabilities import read_capabilities
 from store.errors import ModelUnknown, VersionTaken
 from store.fetched import Remote
 from store.foreign import ForeignModel
@@ -87,6 +87,7 @@ class Catalog:
         self._published = published
         self._remotes = remotes
         self._embedding = trio.Lock()
+        self._capabilities: dict[Digest, tuple[str, ...]] = {}
 
     async def list(self) -> Sequence[ListedModel]:
         """Return every model, the newest first; the embedded one last while it is not in the store."""
@@ -98,7 +99,11 @@ class Catalog:
         Raises:
             ModelNotFound: there is none.
         """
-        return _served(await self.stored(name))
+        model = await self.stored(name)
+        if (known := self._capabilities.get(model.digest)) is None:
+            known = await self._threads.store(read_capabilities, self._store.blobs, model.manifest, model.config.family)
+            self._capabilities[model.digest] = known
+        return served_model(model, known)
 
     async def stored(self, name: str) -> StoredModel:
         """Return the model in the store that `name` means. Raises as `find`."""
@@ -113,6 +118,10 @@ class Catalog:
     async def directory(self, digest: Digest) -> Path:
         """Return a directory with the model's files, verified, for the worker to read."""
         return await self._threads.store(self._store.materialize, digest)
+
+    async def anatomy(self, digest: Digest) -> Anatomy:
+        """Return how the model of a manifest is made, as its files say it."""
+        return await self._threads.store(read_stored, self._store, digest)
 
     async def create(
         self, request: BuildRequest, emit: Emit, known: Mapping[str, Located] | None = None
@@ -236,10 +245,10 @@ class Catalog:
 
 def list_models(store: ModelStore) -> Sequence[ListedModel]:
     """Return every model, the newest first; the embedded one last while it is not in the store. Needs no node."""
-    stored = [_listed(model) for model in store.listing() if model.facts is not None]
+    stored = [listed_model(model, model.facts) for model in store.listing() if model.facts is not None]
     models = sorted(stored, key=lambda model: -model.modified_s)
     if not any(model.name == format_model_name(DEMO) for model in stored):
-        models.append(_embedded())
+        models.append(embedded_model())
     return models
 
 
@@ -346,57 +355,3 @@ def _is_demo(base: str) -> bool:
         return parse_model_name(base) == DEMO
     except ModelNameInvalid:
         return False
-
-
-def _served(model: StoredModel) -> ServedModel:
-    return ServedModel(
-        name=format_model_name(model.name),
-        digest=model.digest,
-        modelfile=model.modelfile,
-        size_bytes=model.size_bytes,
-        modified_s=model.modified_s,
-        details=ModelDetails(
-            format=model.config.format,
-            family=model.config.family,
-            parameter_size=model.config.parameter_size,
-            quantization_level=model.config.precision,
-            capabilities=_capabilities(embeds(model.config.family, (layer.filepath for layer in model.layers))),
-        ),
-        mir=read_mir(model.manifest.annotations.get(MIR)),
-    )
-
-
-def _listed(model: listing.ListedModel) -> ListedModel:
-    facts = model.facts
-    assert facts is not None, "a model that cannot be read is not listed"
-    return ListedModel(
-        name=format_model_name(model.name),
-        digest=model.digest,
-        size_bytes=facts.size_bytes,
-        modified_s=model.modified_s,
-        details=ModelDetails(
-            format=facts.format,
-            family=facts.family,
-            parameter_size=facts.parameter_size,
-            quantization_level=facts.precision,
-            capabilities=_capabilities(facts.embeds),
-        ),
-        mir=read_mir(facts.mir or None),
-        publisher=model.publisher,
-    )
-
-
-def _capabilities(only_embeds: bool) -> tuple[str, ...]:
-    return ("embedding",) if only_embeds else ("completion",)
-
-
-def _embedded() -> ListedModel:
-    """Return how the embedded model is listed before its first use: it has no digest yet."""
-    sizes = [path.stat() for path in demo_directory().iterdir()]
-    return ListedModel(
-        name=format_model_name(DEMO),
-        digest=Digest(""),
-        size_bytes=sum(status.st_size for status in sizes),
-        modified_s=int(max(status.st_mtime for status in sizes)),
-        details=ModelDetails(family="qwen3"),
-    )

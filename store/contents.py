@@ -8,7 +8,7 @@ from protocol.manifest import MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, MIR, Layer, 
 from protocol.model_config import ModelConfig, parse_config
 from protocol.modelfile import MAX_MODELFILE_CHARS, Modelfile, parse_modelfile
 from store.blobs import Blobs
-from store.embedding_files import embeds
+from store.capabilities import read_capabilities
 from store.errors import StoreError
 from store.facts import ModelFacts
 
@@ -37,8 +37,8 @@ def read_facts(blobs: Blobs, digest: Digest) -> ModelFacts | None:
     except (StoreError, ProtocolError):
         return None
     about = (config.format, config.family, config.parameter_size, config.precision)
-    paths = [layer.filepath for layer in manifest.layers]
-    return ModelFacts(manifest.size_bytes, *about, manifest.annotations.get(MIR, ""), embeds(config.family, paths))
+    words = " ".join(read_capabilities(blobs, manifest, config.family))
+    return ModelFacts(manifest.size_bytes, *about, manifest.annotations.get(MIR, ""), words)
 
 
 def _read_recipe(blobs: Blobs, layer: Layer) -> Modelfile:

@@ -5,18 +5,18 @@ A manifest's digest fixes its facts, and a bundle's digest fixes whose it is; on
 
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Final
 
 from protocol.digest import Digest
 from store.derived import DerivedDatabase
 
-VERSION: Final = 2
+VERSION: Final = 3
 _SCHEMA: Final = """
 CREATE TABLE models (
     manifest TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL, format TEXT NOT NULL, family TEXT NOT NULL,
-    parameter_size TEXT NOT NULL, precision TEXT NOT NULL, mir TEXT NOT NULL, embeds INTEGER NOT NULL
+    parameter_size TEXT NOT NULL, precision TEXT NOT NULL, mir TEXT NOT NULL, capabilities TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE bundles (bundle TEXT PRIMARY KEY, publisher TEXT NOT NULL, name TEXT NOT NULL) WITHOUT ROWID;
 """
@@ -26,7 +26,7 @@ CREATE TABLE bundles (bundle TEXT PRIMARY KEY, publisher TEXT NOT NULL, name TEX
 class ModelFacts:
     """What a list shows of a model: bytes of its files and config, and what it says about itself ("" for unknown).
 
-    `embeds`: it turns texts into vectors, and writes none.
+    `capabilities` is what it can be asked for, in words with spaces between them.
     """
 
     size_bytes: int
@@ -35,7 +35,7 @@ class ModelFacts:
     parameter_size: str
     precision: str
     mir: str
-    embeds: bool = False
+    capabilities: str = "completion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,10 @@ class FactsCache:
 
     def model(self, manifest: Digest) -> ModelFacts | None:
         """Return what is known of a manifest."""
-        columns = "size_bytes, format, family, parameter_size, precision, mir, embeds"
+        columns = "size_bytes, format, family, parameter_size, precision, mir, capabilities"
         query = f"SELECT {columns} FROM models WHERE manifest = ?"  # noqa: S608 - a constant
         row = self._rows.run(lambda connection: connection.execute(query, (manifest,)).fetchone())
-        return replace(ModelFacts(*row), embeds=bool(row[-1])) if row else None
+        return ModelFacts(*row) if row else None
 
     def signature(self, bundle: Digest) -> Signature | None:
         """Return what is known of a verified bundle."""

@@ -1,7 +1,7 @@
 """What can be said of a model from its weight files' headers and its config alone."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from protocol.model_config import ModelConfig, format_parameter_size
@@ -21,9 +21,16 @@ def describe_weights(source: Source) -> ModelConfig:
     types = Counter(tensor.dtype for header in headers for tensor in header.tensors if tensor.dtype in _WEIGHT_TYPES)
     common = types.most_common(1)
     precision = f"{bits}-bit" if type(bits) is int else _WEIGHT_TYPES[common[0][0]] if common else ""
-    count = sum(_parameter_count(header, bits if type(bits) is int and bits > 0 else None) for header in headers)
+    count = count_parameters(headers, source.config)
     family = str(source.config["model_type"])
     return ModelConfig(family if family.isprintable() else "", "safetensors", format_parameter_size(count), precision)
+
+
+def count_parameters(headers: Iterable[SafetensorsHeader], config: Mapping[str, object]) -> int:
+    """Return how many weights lie in the files with these headers."""
+    quantization = config.get("quantization")
+    bits = quantization.get("bits") if isinstance(quantization, dict) else None
+    return sum(_parameter_count(header, bits if type(bits) is int and bits > 0 else None) for header in headers)
 
 
 def _parameter_count(header: SafetensorsHeader, bits: int | None) -> int:

@@ -7,8 +7,10 @@ from fastapi.responses import JSONResponse, Response
 
 from node.api.body import parse_body
 from node.api.errors import BodyInvalid
+from node.api.model_info import model_info
 from node.api.native_facts import details_facts, unix_moment
 from node.api.schemas import ShowBody
+from node.models.anatomy import Anatomy
 from node.models.library import ServedModel
 from node.models.service import Models
 from protocol.modelfile import format_modelfile, format_parameter
@@ -32,17 +34,18 @@ class ShowRoutes:
         name = body.model or body.name
         if not name:
             raise BodyInvalid("model is required", "model")
-        return JSONResponse(_shown(await self._models.library.find(name)))
+        model = await self._models.library.find(name)
+        return JSONResponse(_shown(model, await self._models.library.anatomy(model.digest)))
 
 
-def _shown(model: ServedModel) -> dict[str, Any]:
+def _shown(model: ServedModel, anatomy: Anatomy) -> dict[str, Any]:
     recipe = model.modelfile
     shown: dict[str, Any] = {
         "modelfile": format_modelfile(recipe),
         "parameters": "\n".join(map(format_parameter, recipe.parameters)),
-        "template": recipe.template or "",
+        "template": recipe.template or anatomy.template,
         "details": details_facts(model.details),
-        "model_info": {"general.architecture": model.details.family},
+        "model_info": model_info(anatomy),
         "capabilities": list(model.details.capabilities),
         "modified_at": unix_moment(model.modified_s),
     }

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from node.models.anatomy import Anatomy
 from node.models.requests import ModelDetails
 from protocol.digest import Digest
 from protocol.mir import Mir
@@ -55,3 +56,6 @@ class Library(Protocol):
 
     async def directory(self, digest: Digest) -> Path:
         """Return a directory with the model's files, verified, for the worker to read."""
+
+    async def anatomy(self, digest: Digest) -> Anatomy:
+        """Return how the model is made, as its files say it."""

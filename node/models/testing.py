@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from node.models.anatomy import Anatomy, read_directory
 from node.models.errors import ModelNotFound
 from node.models.library import ServedModel
 from node.models.requests import ModelDetails
@@ -45,3 +46,7 @@ class DirectoryLibrary:
     async def directory(self, digest: Digest) -> Path:
         """Return the directory behind `digest`."""
         return next(path for model, path in self._models.values() if model.digest == digest)
+
+    async def anatomy(self, digest: Digest) -> Anatomy:
+        """Return how the model behind `digest` is made."""
+        return read_directory(await self.directory(digest))

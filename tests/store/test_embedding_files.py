@@ -81,8 +81,8 @@ def test_lists_tell_what_embeds(store: ModelStore, directory: Path, tmp_path: Pa
     add_model(store, "tiny", directory)
     add_model(store, "words", make_model_directory(tmp_path / "other"))
     for _ in range(2):  # the second time from the cache
-        told = {model.name.name: model.facts.embeds for model in store.listing() if model.facts}
-        assert told == {"tiny": True, "words": False}
+        told = {model.name.name: model.facts.capabilities for model in store.listing() if model.facts}
+        assert told == {"tiny": "embedding", "words": "completion"}
     assert embeds("xlm-roberta", ())
     assert not embeds("llama", ("config.json",))
 

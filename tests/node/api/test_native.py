@@ -97,7 +97,25 @@ def test_a_model_is_shown_with_its_licence(client: ollama.Client, api: Any) -> N
     assert shown.modelfile is not None
     assert "SYSTEM Always answer in upper case." in shown.modelfile
     assert shown.details is not None
-    assert (shown.details.family, shown.template) == ("test", "")
+    assert shown.details.family == "test"
+    assert "enable_thinking" in (shown.template or "")
+    assert shown.modelinfo == {
+        "general.architecture": "qwen3",
+        "general.parameter_count": 2_886_400,
+        "qwen3.block_count": 4,
+        "qwen3.context_length": 2048,
+        "qwen3.embedding_length": 256,
+        "qwen3.feed_forward_length": 512,
+        "qwen3.attention.head_count": 4,
+        "qwen3.attention.head_count_kv": 2,
+        "qwen3.attention.key_length": 64,
+        "qwen3.attention.value_length": 64,
+        "qwen3.attention.layer_norm_rms_epsilon": 1e-06,
+        "qwen3.rope.freq_base": 10000.0,
+        "qwen3.vocab_size": 2048,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.padding_token_id": 0,
+    }
     by_name = httpx.post(f"{api.url}/api/show", json={"name": "loud:v2"}).json()
     assert by_name["system"] == "Always answer in upper case."
     with pytest.raises(ollama.ResponseError, match="model 'nope' not found"):
