@@ -10,7 +10,8 @@ node.errors.NodeError
     │   ├── ToolsInvalid         the tools, or the choice among them
     │   ├── TemplateInvalid
     │   │   └── TemplateForeign
-    │   └── PromptTooLong
+    │   ├── PromptTooLong
+    │   └── InputTooLong         of a text to embed
     ├── ServerBusy           the queue of this model is full
     │   └── ModelResting     it failed several times in a row and is tried again later
     ├── ModelTooLarge        it needs more memory than models may take
@@ -113,6 +114,18 @@ class PromptTooLong(RequestRefused):
         super().__init__(f"the prompt has {prompt_tokens} tokens, the context window has {context_tokens}")
         self.prompt_tokens = prompt_tokens
         self.context_tokens = context_tokens
+
+
+class InputTooLong(RequestRefused):
+    """A text to embed has more tokens than the model reads, or than there is memory for, and may not be cut."""
+
+    hint = "divide the text, or let it be cut with truncate: true"
+
+    def __init__(self, what: str, limit: int) -> None:
+        # The first words are the ones that existing clients look for.
+        super().__init__(f"the input length exceeds the context length: {what}, at most {limit} are read")
+        self.what = what
+        self.limit = limit
 
 
 class ServerBusy(ModelError):
