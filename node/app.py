@@ -31,7 +31,9 @@ from node.events import Events
 from node.failures import NAMED
 from node.log_files import open_log_files
 from node.model_sources import model_sources
+from node.models.scheduler import Limits
 from node.models.service import Models
+from node.models.supervisor import Patience
 from node.net.access import LinkedPeers
 from node.net.listening import address_of, open_listeners
 from node.net.transport import Transport
@@ -45,6 +47,7 @@ from node.peer.sync import Sync
 from node.peer.sync_round import SyncReport
 from node.ports import Entropy, SystemClock, SystemEntropy
 from node.registries import Registries
+from node.serving import Serving
 from node.settings import Profile, Settings
 from node.store_place import settle_store
 from node.threads import Threads
@@ -172,7 +175,7 @@ async def _build(config: Config, api: socket.socket, stopping: trio.Event, resou
         sync=sync,
         catalog=catalog,
         versions=versions,
-        models=Models(catalog, clock, entropy),
+        models=Models(catalog, clock, entropy, *_limits(config.serving)),
         registry=registry,
         registries=registries,
         api=api_url(api),
@@ -238,6 +241,17 @@ async def _remember_port(node: Node) -> None:
     port = parse_address(node.transport.addresses[0]).port
     if not node.config.listen and port != node.settings.port:
         await node.threads.store(node.profile.change, replace(node.settings, port=port))
+
+
+def _limits(serving: Serving) -> tuple[Limits, Patience]:
+    limits = Limits(
+        waiting=serving.max_queue,
+        loaded=serving.max_loaded,
+        keep_alive_s=serving.keep_alive_s,
+        parallel=serving.num_parallel,
+        memory_bytes=serving.max_memory_bytes,
+    )
+    return limits, Patience(load_s=serving.load_timeout_s)
 
 
 def _api(node: Node) -> FastAPI:

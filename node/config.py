@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from node.errors import ApiAddressInvalid, HomeUnusable
+from node.serving import VARIABLES, Serving
 from node.settings import load_settings
 from store.move_journal import locate_store
 
@@ -46,7 +47,10 @@ class ModelSources:
 
 @dataclass(frozen=True)
 class Environment:
-    """What the environment says about this run; the hub's token is the only secret that is taken from it."""
+    """What the environment says about this run; the hub's token is the only secret that is taken from it.
+
+    `variables` are those of `node.serving`, which only a node that starts reads.
+    """
 
     home: Path | None
     passphrase_file: Path | None
@@ -54,6 +58,7 @@ class Environment:
     source_date_epoch: str
     runtime_directory: Path
     sources: ModelSources
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
@@ -66,6 +71,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
         source_date_epoch=environ.get("SOURCE_DATE_EPOCH", ""),
         runtime_directory=_path(environ.get("XDG_RUNTIME_DIR")) or Path(tempfile.gettempdir()),
         sources=_model_sources(environ),
+        variables={name: environ[name] for name in VARIABLES if name in environ},
     )
 
 
@@ -247,6 +253,7 @@ class Config:
     passphrase: Callable[[], bytes] | None
     may_use_keychain: bool
     sources: ModelSources
+    serving: Serving = field(default_factory=Serving)
     contact_interval_s: float = 30.0
     stop_grace_s: float = 5.0
 

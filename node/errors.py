@@ -4,6 +4,7 @@ The message says what failed, where and what was found; `hint` says what to do a
 
     NodeError
     ├── HomeUnusable
+    ├── VariableInvalid
     ├── SettingsInvalid
     ├── ApiAddressInvalid
     ├── PortInUse
@@ -68,6 +69,17 @@ class HomeUnusable(NodeError):
     def __init__(self, directory: Path, reason: str) -> None:
         super().__init__(f"data directory {directory}: {reason}")
         self.directory = directory
+
+
+class VariableInvalid(NodeError):
+    """An environment variable has a value that means nothing here."""
+
+    hint = "correct it, or unset it for the default"
+
+    def __init__(self, name: str, value: str, expected: str) -> None:
+        super().__init__(f"{name}={value[:40]!r}: expected {expected}")
+        self.name = name
+        self.expected = expected
 
 
 class SettingsInvalid(NodeError):

@@ -97,6 +97,7 @@ MEANINGS: Final[dict[ExitCode, str]] = {
 
 BY_ERROR: Final[dict[str, ExitCode]] = {
     "UsageInvalid": ExitCode.USAGE,
+    "VariableInvalid": ExitCode.USAGE,
     "ApiAddressInvalid": ExitCode.USAGE,
     "AddressInvalid": ExitCode.USAGE,
     "ListenFailed": ExitCode.USAGE,

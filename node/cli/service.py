@@ -13,6 +13,7 @@ from node.cli.processes import wait_for_exit
 from node.cli.render import Screen, format_address, format_age, format_bytes, format_did
 from node.config import DEFAULT_API_HOST, DEFAULT_API_PORT, Config, parse_api_address
 from node.errors import NodeNotRunning, NodeStopFailed
+from node.serving import read_serving
 
 STOP_WAIT_S: Final = 30.0
 Facts = dict[str, Any]
@@ -55,6 +56,7 @@ def serve_config(invocation: Invocation) -> Config:
         # A passphrase that was handed over means the vault; a home whose keys have a place keeps it all the same.
         may_use_keychain=given is None,
         sources=invocation.environment.sources,
+        serving=read_serving(invocation.environment.variables),
     )
 
 
