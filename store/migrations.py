@@ -106,7 +106,21 @@ CREATE TABLE registry_places (
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (PEERS_V1, OFFERS_V1, CHATS_V1, LOGINS_V1, PLACES_V1)
+# What a program may follow on: responses of the API under `/v1/responses`, until they are too old or too many.
+RESPONSES_V1: Final = """
+CREATE TABLE responses (
+    id TEXT PRIMARY KEY,
+    previous TEXT,
+    created_s INTEGER NOT NULL,
+    used_s INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    input TEXT NOT NULL,
+    resource TEXT NOT NULL
+) STRICT;
+CREATE INDEX responses_by_use ON responses (used_s);
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (PEERS_V1, OFFERS_V1, CHATS_V1, LOGINS_V1, PLACES_V1, RESPONSES_V1)
 
 
 def schema_version(connection: Any) -> int:
