@@ -11,7 +11,8 @@ node.errors.NodeError
     │   ├── TemplateInvalid
     │   │   └── TemplateForeign
     │   ├── PromptTooLong
-    │   └── InputTooLong         of a text to embed
+    │   ├── InputTooLong         of a text to embed
+    │   └── InputInvalid         of what is to be embedded
     ├── ServerBusy           the queue of this model is full
     │   └── ModelResting     it failed several times in a row and is tried again later
     ├── ModelTooLarge        it needs more memory than models may take
@@ -126,6 +127,16 @@ class InputTooLong(RequestRefused):
         super().__init__(f"the input length exceeds the context length: {what}, at most {limit} are read")
         self.what = what
         self.limit = limit
+
+
+class InputInvalid(RequestRefused):
+    """What is to be embedded is nothing that can be: empty, token ids that the model does not have."""
+
+    hint = "send texts; token ids of another model mean nothing (LangChain: check_embedding_ctx_length=False)"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class ServerBusy(ModelError):
