@@ -1,6 +1,7 @@
 """What a person meets on a terminal: the first run, a conversation, Ctrl-C, and a link with questions on both sides."""
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -126,6 +127,77 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(environment: dict[str, str])
         terminal.see(">>>")
         terminal.type("\x04")
         assert terminal.end() == 0
+
+
+def test_a_conversation_is_set_up_shown_saved_and_carried_on(environment: dict[str, str]) -> None:
+    with on_terminal("run", "demo", environment=environment) as terminal:
+        terminal.see(">>>")
+        terminal.type("/set parameter temperature 0\r")
+        terminal.see("temperature is 0")
+        terminal.type("/set parameter warmth 0\r")
+        terminal.see("error: no parameter 'warmth'")
+        terminal.type("/set system Always answer in upper case.\r")
+        terminal.see("the system prompt is set")
+        terminal.type("/set verbose\r")
+        terminal.see("figures are printed")
+        terminal.type("What colour is grass?\r")
+        terminal.see("GREEN.")
+        terminal.see("tokens read")
+        terminal.type("/show\r")
+        shown = terminal.see("Always answer in upper case.")
+        assert "model      demo" in shown
+        assert "temperature 0" in shown
+        terminal.type("/save shouting\r")
+        terminal.see("saved as shouting:latest")
+        terminal.type("/clear\r")
+        terminal.see("begins another chat")
+        terminal.type("/load nobody\r")
+        terminal.see("model 'nobody' not found")
+        terminal.type("/load shouting\r")
+        terminal.see("the next answer is shouting:latest's")
+        terminal.type("/show system\r")
+        terminal.see("Always answer in upper case.")
+        terminal.type("/show parameters\r")
+        terminal.see("temperature 0")
+        terminal.type("/bye\r")
+        assert terminal.end() == 0
+
+
+def test_text_between_quotes_is_sent_as_it_stands(environment: dict[str, str]) -> None:
+    with on_terminal("run", "demo", environment=environment) as terminal:
+        terminal.see(">>>")
+        terminal.type('"""\r')
+        terminal.see("...")
+        terminal.type("What is the capital\r")
+        terminal.see("...")
+        terminal.type('of France?"""\r')
+        terminal.see("Paris.")
+        terminal.type("/clear\r")
+        terminal.see("begins another chat")
+        terminal.type("/set parameter temperature 0\r")
+        terminal.see("temperature is 0")
+        terminal.type("/set format json\r")
+        terminal.see("answers keep to the format")
+        terminal.type("Give me JSON with name Ann and age 30.\r")
+        terminal.see('{"name": "Ann", "age": 30}')
+        terminal.type("/bye\r")
+        assert terminal.end() == 0
+    said = subprocess.run(
+        [sys.executable, "-m", "node.cli.main", "chats", "list", "--json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    chat = json.loads(said.stdout)["chats"][-1]["id"]
+    kept = subprocess.run(
+        [sys.executable, "-m", "node.cli.main", "chats", "show", chat, "--json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(kept.stdout)["lines"][0]["content"] == "What is the capital\nof France?"
 
 
 def test_a_passphrase_is_asked_for_once_and_again_when_it_was_wrong(environment: dict[str, str]) -> None:

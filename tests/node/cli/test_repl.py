@@ -1,0 +1,38 @@
+"""What is typed at the prompt of a conversation, and what of it reaches the model."""
+
+from collections.abc import Callable
+
+import pytest
+
+from node.cli.repl import MORE, PROMPT, read_text
+
+
+def typing(*lines: str) -> Callable[[str], str]:
+    waiting = iter(lines)
+    prompts = iter([PROMPT, *[MORE] * (len(lines) - 1)])
+
+    def read_line(prompt: str) -> str:
+        assert prompt == next(prompts)
+        return next(waiting)
+
+    return read_line
+
+
+@pytest.mark.parametrize(
+    ("lines", "text", "as_it_stands"),
+    [
+        (["Hello!"], "Hello!", False),
+        (["  two spaces, and a tab\t "], "  two spaces, and a tab\t ", False),
+        (["/bye"], "/bye", False),
+        (["/usr/bin is what?"], "/usr/bin is what?", False),
+        (['say """ three quotes """'], 'say """ three quotes """', False),
+        (['"""one line"""'], "one line", True),
+        (['"""', "first", "  second ", "", '"""'], "first\n  second \n", True),
+        (['"""first', 'second"""'], "first\nsecond", True),
+        (['"""', "/bye", '"""'], "/bye", True),
+        (['/set system """You are', 'kind."""'], "/set system You are\nkind.", False),
+        ([""], "", False),
+    ],
+)
+def test_what_is_typed_is_not_altered(lines: list[str], text: str, as_it_stands: bool) -> None:
+    assert read_text(typing(*lines)) == (text, as_it_stands)
