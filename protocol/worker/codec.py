@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 from protocol.codec import VERSION, Fields, decode_message, encode
 from protocol.errors import FieldInvalid
+from protocol.worker.fast_text import decode_text, encode_text
 from protocol.worker.messages import (
     CACHE_KEY_BYTES,
     FAILURE_KINDS,
@@ -83,6 +84,8 @@ def decode_to_worker(data: bytes) -> ToWorker:
 
 def encode_from_worker(message: FromWorker) -> bytes:
     """Return the frame payload of a message from the worker."""
+    if type(message) is Text:
+        return encode_text(message)
     return _encode(message)
 
 
@@ -93,7 +96,7 @@ def decode_from_worker(data: bytes) -> FromWorker:
         CodecInvalid: not canonical.
         FieldInvalid: an unknown type or field, or a value out of its bounds.
     """
-    return _decode(data, _FROM_WORKER)
+    return decode_text(data) or _decode(data, _FROM_WORKER)
 
 
 def pack_tokens(tokens: Sequence[int]) -> bytes:
