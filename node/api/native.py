@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from node.api.body import parse_body
+from node.api.clients import client_of
 from node.api.errors import ApiRefused
 from node.api.native_facts import rfc3339
 from node.api.native_lines import Shape, Writer, chat_shape, generate_shape
@@ -41,7 +42,7 @@ class NativeRoutes:
     async def chat(self, request: Request) -> Response:
         """Answer the last line of a conversation."""
         body = parse_body(await request.body(), ChatBody)
-        question = chat_request(body, "")
+        question = chat_request(body, client_of(request))
         writer = self._writer(body.model, chat_shape, with_context=False)
         if not body.messages:
             return self._load_or_unload(question, writer)
@@ -50,7 +51,7 @@ class NativeRoutes:
     async def generate(self, request: Request) -> Response:
         """Continue a prompt, or fill in what is missing between it and a suffix."""
         body = parse_body(await request.body(), GenerateBody)
-        question = generate_request(body, "")
+        question = generate_request(body, client_of(request))
         writer = self._writer(body.model, generate_shape, with_context=not body.raw)
         if not body.prompt and not body.suffix:
             return self._load_or_unload(question, writer)

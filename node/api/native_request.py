@@ -1,15 +1,15 @@
 """What the native API's bodies ask for, in the node's own words."""
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any
 
 from node.api.durations import parse_keep_alive
 from node.api.errors import BodyInvalid
 from node.api.schemas import ChatBody, GenerateBody, NativeMessage, _NativeRequest
+from node.api.tool_choice import function_tools, parse_tool_choice
 from node.models.errors import CapabilityMissing
 from node.models.requests import GenerateRequest
 from protocol.worker.messages import MAX_TOP_LOGPROBS
-
-_CHOICES: Final = frozenset({"none", "auto", "required"})
 
 
 def chat_request(body: ChatBody, client: str) -> GenerateRequest:
@@ -19,10 +19,12 @@ def chat_request(body: ChatBody, client: str) -> GenerateRequest:
         BodyInvalid: a field is not what it may be.
         CapabilityMissing: an image is among the messages.
     """
+    # Ollama knows no choice; its words are those of OpenAI's API.
+    choice, tools = parse_tool_choice(body.tool_choice, function_tools(body.tools), _function_name)
     return GenerateRequest(
         messages=[_message(body.model, message) for message in body.messages or ()],
-        tools=body.tools or (),
-        tool_choice=_tool_choice(body.tool_choice),
+        tools=tools,
+        tool_choice=choice,
         **_shared(body, client),
     )
 
@@ -76,17 +78,9 @@ def _format(value: object) -> object:
     return value
 
 
-def _tool_choice(value: object) -> str:
-    """Return the choice in the node's words; Ollama has none, so the words are those of OpenAI's API."""
-    if value is None:
-        return "auto"
-    if isinstance(value, str) and value in _CHOICES:
-        return value
-    function = value.get("function") if isinstance(value, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    if not isinstance(name, str) or not name:
-        raise BodyInvalid('tool_choice: expected none, auto, required or {"function": {"name": …}}', "tool_choice")
-    return f"function:{name}"
+def _function_name(tool: Mapping[str, Any]) -> object:
+    function = tool.get("function")
+    return function.get("name") if isinstance(function, dict) else None
 
 
 def _message(model: str, message: NativeMessage) -> dict[str, Any]:
