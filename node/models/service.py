@@ -11,13 +11,14 @@ from typing import Final
 import trio
 
 from node.models.answers import Answers
-from node.models.errors import ModelError, ModelRefused
+from node.models.embeddings import CAPABILITY, embed_of, vectors_of
+from node.models.errors import CapabilityMissing, ModelError, ModelRefused
 from node.models.library import Library, ServedModel
 from node.models.metrics import Metrics
 from node.models.options import resolve_options
 from node.models.pieces import ending_of, error_of, pieces_of
 from node.models.questions import question_of
-from node.models.requests import Ending, GenerateRequest, LoadedModel, Piece
+from node.models.requests import Embeddings, EmbedRequest, Ending, GenerateRequest, LoadedModel, Piece
 from node.models.residency import Seat
 from node.models.scheduler import Limits, Scheduler, Turn
 from node.models.spare import Spare
@@ -102,6 +103,27 @@ class Models:
         model, ask = await self._understood(request, count_only=True)
         async with self._asked(model, request.client, request.keep_alive_s, ask) as asked:
             return (await _done(asked, model)).prompt_tokens
+
+    async def embed(self, request: EmbedRequest) -> Embeddings:
+        """Return one vector for each input of `request`; without inputs the model is loaded, and there is none.
+
+        Raises:
+            InputTooLong, InputInvalid: an input that cannot be embedded.
+            CapabilityMissing: the model makes no vectors.
+            ModelError: as `generate`.
+        """
+        started_s = self._clock.monotonic_s()
+        model = await self._found(request.model)
+        if CAPABILITY not in model.details.capabilities:  # before much memory is filled for nothing
+            raise CapabilityMissing(f'"{request.model}"', CAPABILITY)
+
+        def ask(ready: Ready, number: int) -> Embed:
+            return embed_of(request, ready, number)
+
+        async with self._asked(model, request.client, request.keep_alive_s, ask) as asked:
+            vectors, done = await vectors_of(asked.answers, asked.worker, request)
+            total_ns = round((self._clock.monotonic_s() - started_s) * 1e9)
+            return Embeddings(vectors, done.prompt_tokens, total_ns, asked.load_ns)
 
     async def load(self, name: str, keep_alive_s: float | None) -> None:
         """Bring a model into memory, for `keep_alive_s` from now.

@@ -1,6 +1,8 @@
 """A library of plain directories, for tests and for trying a model that is in no store."""
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from node.models.anatomy import Anatomy, read_directory
@@ -10,6 +12,7 @@ from node.models.requests import ModelDetails
 from protocol.digest import Digest, digest_of
 from protocol.model_name import format_model_name, parse_model_name
 from protocol.modelfile import Modelfile
+from store.embedding_files import embeds
 
 
 class DirectoryLibrary:
@@ -27,7 +30,7 @@ class DirectoryLibrary:
             modelfile=modelfile or Modelfile("."),
             size_bytes=sum(path.stat().st_size for path in directory.iterdir() if path.is_file()),
             modified_s=modified_s,
-            details=ModelDetails(family="test"),
+            details=_details(directory),
         )
         self._models[full_name] = (model, directory)
         return model
@@ -50,3 +53,12 @@ class DirectoryLibrary:
     async def anatomy(self, digest: Digest) -> Anatomy:
         """Return how the model behind `digest` is made."""
         return read_directory(await self.directory(digest))
+
+
+def _details(directory: Path) -> ModelDetails:
+    family = ""
+    with suppress(OSError, ValueError, AttributeError):  # tests serve broken models, too
+        family = str(json.loads((directory / "config.json").read_bytes()).get("model_type", ""))
+    if embeds(family, [path.name for path in directory.iterdir()]):
+        return ModelDetails(family=family, capabilities=("embedding",))
+    return ModelDetails(family="test")

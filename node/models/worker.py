@@ -34,6 +34,7 @@ from protocol.worker.messages import (
 
 if TYPE_CHECKING:
     from node.models.engine.answer import Answerer
+    from node.models.engine.embedding import EmbeddingAnswerer
 
 READ_BYTES: Final = 256 * 1024
 EXIT_NODE_GONE: Final = 0
@@ -56,6 +57,12 @@ class Channel:
     def next_command(self) -> ToWorker:
         """Return the next command, waiting for it."""
         return self._commands.get()
+
+    def waiting_command(self) -> ToWorker | None:
+        """Return the next command if there is one."""
+        with suppress(queue.Empty):
+            return self._commands.get_nowait()
+        return None
 
     def is_cancelled(self, request: int) -> bool:
         """Return whether the node no longer wants `request`."""
@@ -111,6 +118,11 @@ def main(arguments: list[str]) -> int:
     answerer = _load(channel, notes)
     if answerer is None:
         return EXIT_LOAD_FAILED
+    from node.models.engine.embedding import EmbeddingAnswerer  # loaded by now, after the BLAS
+
+    if isinstance(answerer, EmbeddingAnswerer):
+        answerer.serve(channel)
+        return EXIT_BAD_FRAME
     while True:
         match channel.next_command():
             case Generate() as request:
@@ -130,7 +142,7 @@ def _fast_blas_note() -> str | None:
     return None
 
 
-def _load(channel: Channel, notes: tuple[str, ...]) -> "Answerer | None":
+def _load(channel: Channel, notes: tuple[str, ...]) -> "Answerer | EmbeddingAnswerer | None":
     command = channel.next_command()
     if not isinstance(command, Load):
         return None
@@ -139,7 +151,12 @@ def _load(channel: Channel, notes: tuple[str, ...]) -> "Answerer | None":
     try:
         # Only now: the BLAS must come first, and the import takes a second.
         from node.models.engine.answer import open_answerer
+        from node.models.engine.embedding import embeds, open_embedding_answerer
 
+        if embeds(Path(command.directory)):
+            embedding = open_embedding_answerer(command, channel.send, channel.is_cancelled, time.monotonic_ns)
+            channel.send(embedding.ready(notes))
+            return embedding
         answerer = open_answerer(command.directory, channel.send, channel.is_cancelled, time.monotonic_ns)
     except (ModelError, ImportError, OSError) as error:
         reason = error.reason if isinstance(error, ModelRefused) else f"{type(error).__name__}: {error}"

@@ -6,22 +6,29 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from node.models.engine.config_file import read_config
 from node.models.engine.embedder import Embedder, Tokens
+from node.models.engine.sentences import is_embedding_model
 from node.models.errors import InputInvalid, InputTooLong, ModelError, ModelRefused
 from protocol.worker.messages import (
     MAX_VECTOR_BYTES,
     MAX_WHY_BYTES,
+    Cancel,
     Done,
     Embed,
     Failed,
     FromWorker,
+    Generate,
+    Load,
+    LoadAdapter,
     Progress,
     Ready,
+    ToWorker,
     Vectors,
 )
 
@@ -30,6 +37,19 @@ GROUP: Final = 256
 # Characters that are made into tokens between two looks at who else waits.
 STEP_CHARS: Final = 1 << 20
 _FLOAT: Final = np.dtype("<f4")
+
+
+class Commands(Protocol):
+    """Where commands come from."""
+
+    def next_command(self) -> ToWorker:
+        """Return the next command, waiting for it."""
+
+    def waiting_command(self) -> ToWorker | None:
+        """Return the next command if there is one."""
+
+    def forget(self, request: int) -> None:
+        """Drop what is remembered about a request that ended."""
 
 
 class Left(Exception):
@@ -95,6 +115,27 @@ class EmbeddingAnswerer:
         self._jobs.append(job)
         return None
 
+    def serve(self, commands: Commands) -> None:
+        """Answer all requests that come, until the first message that no model of embeddings is sent."""
+        while True:
+            command = commands.waiting_command() if self.busy else commands.next_command()
+            match command:
+                case None:
+                    if (ended := self.step()) is not None:
+                        commands.forget(ended)
+                case Embed():
+                    self.take(command)
+                case Cancel(number):
+                    if not self._is_running(number):
+                        commands.forget(number)
+                case Generate(request=number) | LoadAdapter(request=number):
+                    self._send(Failed(number, "capability", "generate"))
+                case _:
+                    return
+
+    def _is_running(self, number: int) -> bool:
+        return any(job.request.request == number for job in self._jobs)
+
     def ready(self, notes: tuple[str, ...]) -> Ready:
         """Return what the node is told once the model is loaded."""
         embedder = self.embedder
@@ -125,9 +166,7 @@ class EmbeddingAnswerer:
             vectors = np.empty((len(group), self.embedder.dimensions), dtype=_FLOAT)
             done = first
             for batch in self.embedder.batches(group):
-                vectors[batch] = self.embedder.vectors(
-                    [group[number] for number in batch], lambda: self._pulse(request)
-                )
+                vectors[batch] = self.embedder.vectors([group[number] for number in batch], pulse)
                 done += len(batch)
                 self._send(Progress(request.request, done, total))
                 yield
@@ -158,19 +197,27 @@ class EmbeddingAnswerer:
             self._send(Vectors(request.request, first + start, self.embedder.dimensions, data))
 
 
+def embeds(directory: Path) -> bool:
+    """Return whether the model in `directory` is one of embeddings.
+
+    Raises:
+        ModelRefused: its config cannot be read.
+    """
+    return is_embedding_model(directory, str(read_config(directory)["model_type"]))
+
+
 def open_embedding_answerer(
-    directory: Path,
-    memory_bytes: int,
+    load: Load,
     send: Callable[[FromWorker], None],
     is_cancelled: Callable[[int], bool],
     now_ns: Callable[[], int],
 ) -> EmbeddingAnswerer:
-    """Return an answerer with the model of embeddings in `directory` loaded.
+    """Return an answerer with the model of embeddings that `load` names loaded.
 
     Raises:
         ModelRefused: the model's files cannot be served.
     """
-    return EmbeddingAnswerer(Embedder.load(directory, memory_bytes), send, is_cancelled, now_ns)
+    return EmbeddingAnswerer(Embedder.load(Path(load.directory), load.memory_bytes), send, is_cancelled, now_ns)
 
 
 def _failed(request: int, error: ModelError) -> Failed:
