@@ -3,11 +3,12 @@
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from node.models.demo import WEIGHT_FILES, demo_directory
 
@@ -17,6 +18,7 @@ LARGE = {"hidden_size": 768, "num_hidden_layers": 14, "intermediate_size": 2304,
 KEY_VALUE_HEADS = 4
 Shape = tuple[int, ...]
 Type = Literal["F16", "F32"]
+Tensor = NDArray[Any]
 
 
 def write_filler(directory: Path, size_bytes: int) -> Path:
@@ -79,20 +81,32 @@ def copy_description(directory: Path, changes: Mapping[str, int]) -> None:
 
 
 def _write_weights(directory: Path, shapes: Mapping[str, Shape], dtype: Type = "F16") -> Path:
-    header, position = {}, 0
+    source = np.random.default_rng(256)
     number = np.dtype(np.float16 if dtype == "F16" else np.float32)
-    for name, shape in shapes.items():
+
+    def make(shape: Shape) -> Tensor:
+        noise = source.standard_normal(shape, np.float32)
+        return (0.05 * noise if len(shape) == 2 else 1 + 0.01 * noise).astype(number)
+
+    path = directory / "model.safetensors"
+    _write_file(path, {name: (shape, number) for name, shape in shapes.items()}, map(make, shapes.values()))
+    return path
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file of these tensors, in half or single precision."""
+    _write_file(path, {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}, tensors.values())
+
+
+def _write_file(path: Path, described: Mapping[str, tuple[Shape, np.dtype[Any]]], tensors: Iterable[Tensor]) -> None:
+    header, position = {}, 0
+    for name, (shape, number) in described.items():
         end = position + number.itemsize * math.prod(shape)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [position, end]}
+        header[name] = {"dtype": f"F{8 * number.itemsize}", "shape": shape, "data_offsets": [position, end]}
         position = end
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
-    source = np.random.default_rng(256)
-    path = directory / "model.safetensors"
     with path.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
-        for shape in shapes.values():
-            noise = source.standard_normal(shape, np.float32)
-            values = 0.05 * noise if len(shape) == 2 else 1 + 0.01 * noise
-            file.write(values.astype(number).tobytes())
-    return path
+        for tensor in tensors:
+            file.write(tensor.tobytes())
