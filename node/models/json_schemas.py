@@ -55,12 +55,10 @@ def require_bounded(schema: object, where: str) -> None:
     Raises:
         FormatInvalid: it is too large, too deep, or no JSON.
     """
-    nodes = 0
-    for depth, _key, _value in _walk(schema):
-        nodes += 1
+    for count, (depth, _key, _value) in enumerate(_walk(schema)):
         if depth > MAX_DEPTH:
             raise FormatInvalid(f"{where} is nested more than {MAX_DEPTH} levels deep")
-        if nodes > MAX_NODES:
+        if count >= MAX_NODES:
             raise FormatInvalid(f"{where} has more than {MAX_NODES} values")
     try:
         size = len(json.dumps(schema, ensure_ascii=False, allow_nan=False).encode())
@@ -89,10 +87,8 @@ def compiled_form(schema: Mapping[str, Any] | bool) -> dict[str, Any]:
 
 def is_plain(schema: object) -> bool:
     """Return whether a schema is small and of a kind that always compiles within milliseconds."""
-    nodes = 0
-    for _, key, value in _walk(schema):
-        nodes += 1
-        if nodes > _PLAIN_NODES or key in _COSTLY:
+    for count, (_depth, key, value) in enumerate(_walk(schema)):
+        if count >= _PLAIN_NODES or key in _COSTLY:
             return False
         if isinstance(value, int | float) and abs(value) > (_PLAIN_COUNT if key in _COUNTS else _PLAIN_NUMBER):
             return False
