@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from node.api.body import parse_body
 from node.api.choices import answer_all
+from node.api.clients import client_of
 from node.api.openai_chat import ChatWriter
 from node.api.openai_completions import CompletionWriter
 from node.api.openai_errors import openai_error
@@ -55,7 +56,7 @@ class OpenAIRoutes:
     async def chat(self, request: Request) -> Response:
         """Answer the last line of a conversation, once or `n` times."""
         body = parse_body(await request.body(), ChatCompletionBody)
-        questions = chat_questions(body, "")
+        questions = chat_questions(body, client_of(request))
         writer = ChatWriter(
             body.model,
             self._clock.now_s(),
@@ -68,7 +69,7 @@ class OpenAIRoutes:
     async def complete(self, request: Request) -> Response:
         """Continue one text or several, each as it stands."""
         body = parse_body(await request.body(), CompletionBody)
-        questions = completion_questions(body, "")
+        questions = completion_questions(body, client_of(request))
         writer = CompletionWriter(
             body.model,
             self._clock.now_s(),
