@@ -5,13 +5,15 @@ Everything else about a crash in here is the supervisor's business. With `--chec
 this machine can run models.
 """
 
+import gc
 import os
 import queue
 import socket
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -143,16 +145,18 @@ def _fast_blas_note() -> str | None:
 
 
 def _load(channel: Channel, notes: tuple[str, ...]) -> "Answerer | EmbeddingAnswerer | None":
-    command = channel.next_command()
-    if not isinstance(command, Load):
-        return None
     blas_note = _fast_blas_note()
     notes += (blas_note,) if blas_note else ()
     try:
-        # Only now: the BLAS must come first, and the import takes a second.
-        from node.models.engine.answer import open_answerer
-        from node.models.engine.embedding import embeds, open_embedding_answerer
+        # Only now, because the BLAS must come first; and before it is known which model, because it takes a second in
+        # which the node can look for the model's files.
+        with _without_collections():
+            from node.models.engine.answer import open_answerer
+            from node.models.engine.embedding import embeds, open_embedding_answerer
 
+        command = channel.next_command()
+        if not isinstance(command, Load):
+            return None
         if embeds(Path(command.directory)):
             embedding = open_embedding_answerer(command, channel.send, channel.is_cancelled, time.monotonic_ns)
             channel.send(embedding.ready(notes))
@@ -175,6 +179,18 @@ def _load(channel: Channel, notes: tuple[str, ...]) -> "Answerer | EmbeddingAnsw
         )
     )
     return answerer
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    # Importing makes hundreds of thousands of objects that all stay: looking among them for garbage is a fifth of the
+    # time, here and at every later collection.
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _check() -> int:
