@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from node.models.engine.dialect import CONTENT, Splitter, dialect_of
-from node.models.engine.grammar import Grammars, Matching, json_rule
+from node.models.engine.grammar import Grammars, Matching
 from node.models.engine.phases import AfterThinking, WithoutMark
 from node.models.engine.rows import Constraint
 from node.models.engine.text_stream import Kind, Segment
 from node.models.engine.tool_families import family_of
 from node.models.engine.tools import Rules
 from node.models.errors import CapabilityMissing
+from node.models.json_grammar import json_rule
 from node.models.json_schemas import compiled_form, format_schema, require_tools, tool_name
 from protocol.worker.messages import Generate
 

@@ -19,49 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from node.models.errors import CapabilityMissing, FormatInvalid
+from node.models.json_grammar import compiled, parser_limits, reason_of
 
 MAX_KEPT_GRAMMARS: Final = 64
 MAX_KEPT_CHARS: Final = 8 * 1024 * 1024
-MAX_LEXER_STATES: Final = 50_000
-MAX_REASON_CHARS: Final = 300
-# One space, or a line break with its indentation: never an endless run of white space.
-WHITESPACE: Final = r" ?|\n{1,2}[ \t]{0,24}"
-_JSON_OPTIONS: Final = {
-    "whitespace_flexible": True,
-    "whitespace_pattern": WHITESPACE,
-    "item_separator": ",",
-    "key_separator": ":",
-    "coerce_one_of": False,
-    "lenient": False,
-    "json_allow_general_unicode_escapes": False,
-}
 
 Mask = npt.NDArray[np.bool_]
-
-
-def json_rule(schema: dict[str, Any]) -> str:
-    """Return the grammar expression for a JSON value of `schema`, whose own compiler options do not count."""
-    return "%json " + json.dumps({**schema, "x-guidance": _JSON_OPTIONS}, ensure_ascii=False)
-
-
-def parser_limits() -> llguidance.LLParserLimits:
-    """Return what compiling and stepping may take: a step ends within tens of milliseconds, with an error."""
-    return llguidance.LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
-
-
-def checked(matcher: llguidance.LLMatcher) -> llguidance.LLMatcher:
-    """Return `matcher`, whose grammar compiled and allows at least one answer.
-
-    Raises:
-        FormatInvalid: with the compiler's reason, which names the keyword.
-    """
-    if not matcher.is_error():
-        matcher.compute_bitmask()
-    if matcher.is_error():
-        raise FormatInvalid(_reason(matcher.get_error()))
-    if matcher.is_stopped() and not matcher.is_accepting():
-        raise FormatInvalid("no answer can keep to it")
-    return matcher
 
 
 class Grammars:
@@ -97,8 +60,7 @@ class Grammars:
         """
         kept = self._kept.get(lark)
         if kept is None:
-            grammar = llguidance.LLMatcher.grammar_from_lark(lark)
-            kept = checked(llguidance.LLMatcher(self.tokenizer, grammar, log_level=0, limits=self._limits))
+            kept = compiled(self.tokenizer, lark, self._limits)
             self._keep(lark, kept)
         self._kept.move_to_end(lark)
         return kept.deep_copy()
@@ -188,7 +150,7 @@ class Matching:
         """
         self._matcher.unsafe_compute_mask_ptr(*self._place)
         if self._matcher.is_error():
-            raise FormatInvalid(_reason(self._matcher.get_error()))
+            raise FormatInvalid(reason_of(self._matcher.get_error()))
         return np.unpackbits(self._bytes, count=self._vocabulary, bitorder="little").view(np.bool_)
 
     def accept(self, token: int) -> None:
@@ -198,7 +160,7 @@ class Matching:
             FormatInvalid: it is none of those that the mask allowed.
         """
         if not self.take(token):
-            raise FormatInvalid(_reason(self._matcher.get_error()))
+            raise FormatInvalid(reason_of(self._matcher.get_error()))
 
     def take(self, token: int) -> bool:
         """Take a token if the grammar allows it; else nothing changes."""
@@ -218,8 +180,3 @@ def _read_tokenizer(tokenizer: Any, vocabulary: int, ends: tuple[int, ...]) -> l
     except ValueError as error:
         raise CapabilityMissing("the model's tokenizer", "structured answers") from error
     return plain
-
-
-def _reason(error: str) -> str:
-    line = error.split("\n", 1)[0]
-    return line.rpartition("failed to compile JSON schema: ")[2][:MAX_REASON_CHARS] or "it cannot be compiled"

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from node.models.engine.grammar import Grammars, json_rule
+from node.models.engine.grammar import Grammars
 from node.models.errors import FormatInvalid
+from node.models.json_grammar import json_rule
 from node.models.json_schemas import arguments_schema, tool_name
 
 MAX_CALLS: Final = 64

@@ -1,0 +1,84 @@
+"""Whether a request's schemas can be kept to, found out before a worker is asked."""
+
+import json
+import subprocess
+import sys
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any, Final
+
+import trio
+
+from node.models.errors import FormatInvalid
+from node.models.json_schemas import arguments_schema, compiled_form, format_schema, is_plain, require_tools, tool_name
+from node.models.requests import GenerateRequest
+
+PATIENCE_S: Final = 15.0
+MAX_AT_ONCE: Final = 2
+MAX_REMEMBERED: Final = 512
+MAX_PLAIN_SCHEMAS: Final = 16
+_NAMED: Final = "function:"
+
+
+class SchemaClerk:
+    """Accepts and refuses schemas, and remembers what it found."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[bytes, str] = OrderedDict()
+        self._at_once = trio.CapacityLimiter(MAX_AT_ONCE)
+
+    async def require(self, request: GenerateRequest) -> None:
+        """Accept a request whose format and tools can be kept to.
+
+        Schemas of kinds that always compile quickly are left to the worker; others are tried in a process of their own,
+        which the system ends when they take too much.
+
+        Raises:
+            FormatInvalid: a schema is too large, does not compile, or takes too long to.
+            ToolsInvalid: a tool without a name, two of one name, or a choice that is none of them.
+        """
+        require_tools(request.tools, request.tool_choice)
+        schemas = _schemas(request)
+        if len(schemas) <= MAX_PLAIN_SCHEMAS and all(map(is_plain, schemas)):
+            return
+        text = json.dumps(schemas).encode()
+        key = sha256(text).digest()
+        if key not in self._found:
+            self._found[key] = await self._try(text)
+            while len(self._found) > MAX_REMEMBERED:
+                self._found.popitem(last=False)
+        self._found.move_to_end(key)
+        if self._found[key]:
+            raise FormatInvalid(self._found[key])
+
+    async def _try(self, schemas: bytes) -> str:
+        async with self._at_once:
+            with trio.move_on_after(PATIENCE_S):
+                process = await trio.run_process(
+                    [sys.executable, "-I", "-m", "node.models.schema_check"],
+                    stdin=schemas,
+                    capture_stdout=True,
+                    stderr=subprocess.DEVNULL,
+                    check=False,
+                    env={},
+                )
+                if process.returncode == 0:
+                    return str(json.loads(process.stdout).get("reason", ""))
+        return "the schema takes too long, or too much memory, to compile"
+
+
+def _schemas(request: GenerateRequest) -> list[dict[str, Any]]:
+    """Return the schemas that the answer to `request` is held to."""
+    schema = format_schema(request.format)
+    schemas = [] if schema is None else [compiled_form(schema)]
+    choice = request.tool_choice
+    if choice == "none" or (choice == "auto" and schema is None):
+        return schemas
+    return [*schemas, *(arguments_schema(tool) for tool in _chosen(request.tools, choice))]
+
+
+def _chosen(tools: Sequence[Mapping[str, Any]], choice: str) -> Sequence[Mapping[str, Any]]:
+    if not choice.startswith(_NAMED):
+        return tools
+    return [tool for tool in tools if tool_name(tool) == choice.removeprefix(_NAMED)]
