@@ -7,6 +7,7 @@ from node.models.answers import Answer, Answers
 from node.models.errors import (
     AnswerFailed,
     CapabilityMissing,
+    FormatInvalid,
     ModelError,
     ModelRefused,
     OptionInvalid,
@@ -99,6 +100,8 @@ def error_of(failed: Failed, model: str) -> ModelError:
             return CapabilityMissing(f'"{model}"', failed.why)
         case "option":
             return OptionInvalid("context", "a token id", failed.why)
+        case "format":
+            return FormatInvalid(failed.why)
         case "model":
             return ModelRefused(failed.why)
     return AnswerFailed(failed.why)

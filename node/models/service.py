@@ -21,6 +21,7 @@ from node.models.questions import question_of
 from node.models.requests import Embeddings, EmbedRequest, Ending, GenerateRequest, LoadedModel, Piece
 from node.models.residency import Seat
 from node.models.scheduler import Limits, Scheduler, Turn
+from node.models.schema_clerk import SchemaClerk
 from node.models.spare import Spare
 from node.models.supervisor import Patience, Worker
 from node.ports import Clock, Entropy
@@ -61,6 +62,7 @@ class Models:
         self._entropy = entropy
         self._patience = patience or Patience()
         self._spare = spare or Spare()
+        self._schemas = SchemaClerk()
         self._nursery: trio.Nursery | None = None
         self._requests = 0
 
@@ -166,6 +168,7 @@ class Models:
         wishes = resolve_options(request.defaults, model.modelfile.parameters, request.options)
         if wishes.unknown:
             _log.warning("options_unknown", extra={"count": len(wishes.unknown)})
+        await self._schemas.require(request)
 
         def ask(ready: Ready, number: int) -> Generate:
             seed = int.from_bytes(self._entropy.random_bytes(_SEED_BYTES), "big")
