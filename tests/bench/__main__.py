@@ -18,6 +18,7 @@ from protocol.errors import ProtocolError
 from store.errors import StoreError
 from tests.bench import (
     change_table,
+    cold_start,
     delta,
     generation,
     idle,
@@ -37,6 +38,7 @@ FIGURES: dict[str, Callable[[Run], Iterator[Result]]] = {
     "log": transparency_log.measure,
     "idle": idle.measure,
     "generation": generation.measure,
+    "cold-start": cold_start.measure,
     "serving": serving.measure,
     "mixed-batch": mixed_batch.measure,
     "fetch": peer_fetch.measure,
