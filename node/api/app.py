@@ -8,9 +8,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Scope
 
+from node.api.anthropic import AnthropicRoutes
+from node.api.anthropic_errors import anthropic_error, anthropic_words
 from node.api.blobs import BlobRoutes
 from node.api.copies import CopyRoutes
 from node.api.create import CreateRoutes
+from node.api.docs.routes import DocsRoutes
 from node.api.errors import ApiDefect, ApiRefused
 from node.api.guard import Guard
 from node.api.native import NativeRoutes, native_error
@@ -19,6 +22,8 @@ from node.api.openai import OpenAIRoutes
 from node.api.openai_errors import openai_error
 from node.api.registry import RegistryDoor
 from node.api.registry_answers import answer_error
+from node.api.responses import ResponsesRoutes
+from node.api.responses_kept import KeepsNothing, Kept
 from node.api.show import ShowRoutes
 from node.api.streams import NAMED_ERRORS, WordError
 from node.api.transfers import TransferRoutes
@@ -42,20 +47,29 @@ def build_api(
     copies: CopyRoutes | None = None,
     blobs: BlobRoutes | None = None,
     creation: CreateRoutes | None = None,
+    kept: Kept | None = None,
 ) -> FastAPI:
     """Return the application that serves `models`, and under `/v2/` the `registry` while it is open.
 
     `hosts` tells the Host headers that are allowed, asked at each request because the port is known only once it is
-    bound (`loopback_hosts`); None allows any, for a private socket.
+    bound (`loopback_hosts`); None allows any, for a private socket. `kept` is where responses are kept that later
+    requests follow on; None keeps none.
     """
     app = FastAPI(title="tilenode", version=version, docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(ListRoutes(models, clock, version).router())
-    app.include_router(NativeRoutes(models, clock, entropy).router())
-    app.include_router(ShowRoutes(models).router())
-    app.include_router(OpenAIRoutes(models, clock, entropy).router())
-    for routes in (transfers, copies, blobs, creation):
-        if routes is not None:
-            app.include_router(routes.router())
+    routers = [
+        routes.router()
+        for routes in (
+            ListRoutes(models, clock, version),
+            NativeRoutes(models, clock, entropy),
+            ShowRoutes(models),
+            OpenAIRoutes(models, clock, entropy),
+            ResponsesRoutes(models, clock, entropy, kept or KeepsNothing()),
+            AnthropicRoutes(models, entropy),
+            *(routes for routes in (transfers, copies, blobs, creation) if routes is not None),
+        )
+    ]
+    for router in (*routers, DocsRoutes(routers, version).router()):
+        app.include_router(router)
     if registry is not None:
         app.add_middleware(RegistryDoor, registry=registry, is_open=registry_is_open)
     app.add_middleware(Guard, hosts=hosts, refuse=_refuse)
@@ -77,6 +91,8 @@ async def _named(request: Request, error: Exception) -> Response:
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     text = {404: "404 page not found", 405: "405 method not allowed"}.get(error.status_code, error.detail)
+    if _is_anthropic(request.scope):
+        return anthropic_words(text, error.status_code, headers=dict(error.headers or {}))
     told: object = {"error": text}
     if _is_openai(request.scope):
         told = {"error": {"message": text, "type": "invalid_request_error", "param": None, "code": None}}
@@ -98,8 +114,16 @@ def _types(error: BaseException) -> str:
 def _words(scope: Scope) -> WordError:
     if is_registry_path(str(scope["path"])):
         return answer_error
+    if _is_anthropic(scope):
+        return anthropic_error
     return openai_error if _is_openai(scope) else native_error
 
 
 def _is_openai(scope: Scope) -> bool:
     return str(scope["path"]).startswith("/v1/")
+
+
+def _is_anthropic(scope: Scope) -> bool:
+    # Its clients list models where OpenAI's do, and say who they are.
+    said = any(name == b"anthropic-version" for name, _ in scope["headers"])
+    return str(scope["path"]).startswith("/v1/messages") or (said and _is_openai(scope))
