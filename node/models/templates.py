@@ -19,6 +19,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from node.models.effort import thinking_variables
 from node.models.errors import TemplateForeign, TemplateInvalid
 
 MAX_TEMPLATE_CHARS: Final = 256 * 1024
@@ -43,11 +44,12 @@ def render_chat(
     thinking: bool,
     special_tokens: Mapping[str, str],
     now: datetime,
+    effort: str = "",
 ) -> str:
     """Return the prompt that `template` makes of `messages`, ending where the assistant's words begin.
 
-    `enable_thinking` is always passed, so a template's own default never decides. `special_tokens` maps names such as
-    `bos_token` to their text.
+    Whether to think is always passed, so a template's own default never decides; `effort` is how hard, for templates
+    that know degrees. `special_tokens` maps names such as `bos_token` to their text.
 
     Raises:
         TemplateInvalid: not Jinja, over a cap, or the template itself refused the messages.
@@ -58,7 +60,7 @@ def render_chat(
             tools=list(tools) or None,
             documents=None,
             add_generation_prompt=True,
-            enable_thinking=thinking,
+            **thinking_variables(template, thinking, effort),
             strftime_now=now.strftime,
             **special_tokens,
         )

@@ -105,6 +105,15 @@ MUSE_SPARK: Final = Dialect(
 )
 
 
+# Families whose tags mlx-lm does not look for, or not where they are several tokens.
+_MORE_TAGS: Final = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+)
+
+
 def dialect_of(tokenizer: Any) -> Dialect:
     """Return the dialect of a model by mlx-lm's wrapper of its tokenizer."""
     vocabulary = tokenizer.get_vocab()
@@ -115,12 +124,20 @@ def dialect_of(tokenizer: Any) -> Dialect:
         return MUSE_SPARK
     markers = tuple(tokenizer.structural_markers)
     return Dialect(
-        think=(tokenizer.think_start, tokenizer.think_end) if tokenizer.has_thinking else None,
+        think=(tokenizer.think_start, tokenizer.think_end) if tokenizer.has_thinking else _more_tags(tokenizer),
         tool=(tokenizer.tool_call_start, tokenizer.tool_call_end) if tokenizer.has_tool_calling else None,
         parser=parser,
         to_answer=markers[0] if markers else "",
         dropped=markers,
     )
+
+
+def _more_tags(tokenizer: Any) -> tuple[str, str] | None:
+    vocabulary, template = tokenizer.get_vocab(), str(tokenizer.chat_template)
+    for begin, end in _MORE_TAGS:
+        if (begin in vocabulary and end in vocabulary) or (begin in template and end in template):
+            return begin, end
+    return None
 
 
 class Splitter:

@@ -19,6 +19,7 @@ from mlx_lm import utils
 
 from node.models.engine.caches import make_row_caches
 from node.models.engine.config_file import context_tokens, one_line, read_config
+from node.models.engine.forms import Forms
 from node.models.engine.sampling import Sampler
 from node.models.errors import CapabilityMissing, ModelRefused, OptionInvalid, PromptTooLong, TemplateInvalid
 from node.models.limits import TimeUsedUp, bounded
@@ -62,8 +63,9 @@ class Engine:
         self.architecture = str(config["model_type"])
         self.vocabulary = _vocabulary(model, config, tokenizer)
         self.context_tokens = context_tokens(config)
-        self.can_think = bool(tokenizer.has_thinking) and self._template_knows("enable_thinking", tokenizer.think_start)
-        self.can_use_tools = bool(tokenizer.has_tool_calling)
+        self.forms = Forms(tokenizer, self.vocabulary, self.parse_tool_call)
+        self.can_think = self.forms.can_think(self._own_template(False))
+        self.can_use_tools = self.forms.can_use_tools
         self.has_template = bool(tokenizer.has_chat_template)
 
     @classmethod
@@ -116,8 +118,9 @@ class Engine:
         tools: Sequence[Mapping[str, Any]],
         template: str | None,
         thinking: bool,
+        effort: str = "",
     ) -> str:
-        """Return the prompt text for `messages`; `template` replaces the model's own.
+        """Return the prompt text for `messages`; `template` replaces the model's own, `effort` is how hard to think.
 
         Raises:
             TemplateInvalid: the template is broken, went over its limits or refused the messages.
@@ -135,6 +138,7 @@ class Engine:
                     thinking=thinking,
                     special_tokens=self._special_tokens(),
                     now=datetime.now().astimezone(),
+                    effort=effort,
                 )
         except TimeUsedUp as error:
             raise TemplateInvalid(str(error)) from error
@@ -229,10 +233,6 @@ class Engine:
         if isinstance(template, dict):
             template = template.get("tool_use" if with_tools else "default") or template.get("default")
         return template if isinstance(template, str) else None
-
-    def _template_knows(self, *words: str) -> bool:
-        template = self._own_template(False)
-        return template is None or any(word in template for word in words)
 
     def _render_by_code(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], thinking: bool

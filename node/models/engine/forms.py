@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from node.models.effort import knows_thinking
 from node.models.engine.dialect import CONTENT, Splitter, dialect_of
 from node.models.engine.grammar import Grammars, Matching
 from node.models.engine.phases import AfterThinking, WithoutMark
@@ -104,6 +105,12 @@ class Forms:
     def can_use_tools(self) -> bool:
         """Whether the model has a way to call tools."""
         return self.dialect.tool is not None
+
+    def can_think(self, template: str | None) -> bool:
+        """Whether the model can be told to think, by its `template` or, where it has none, by its renderer."""
+        if self.dialect.think is None:
+            return False
+        return template is None or self.dialect.think[0] in template or knows_thinking(template)
 
     def tools_for_prompt(self, request: Generate) -> list[dict[str, Any]]:
         """Return the tools that the prompt is to show: none where none may be called."""
