@@ -21,6 +21,7 @@ from node.api.create import CreateRoutes
 from node.api.guard import loopback_hosts
 from node.api.registry import RegistryApp
 from node.api.registry_shelf import RegistryShelf
+from node.api.responses_kept import KeptInDatabase
 from node.api.transfers import TransferRoutes
 from node.catalog import Catalog
 from node.config import Config, make_private_directory
@@ -31,8 +32,10 @@ from node.events import Events
 from node.failures import NAMED
 from node.log_files import open_log_files
 from node.model_sources import model_sources
+from node.models.process import WorkerProcess
 from node.models.scheduler import Limits
 from node.models.service import Models
+from node.models.spare import Spare
 from node.models.supervisor import Patience
 from node.net.access import LinkedPeers
 from node.net.listening import address_of, open_listeners
@@ -58,6 +61,7 @@ from protocol.scope import Scope
 from store.chats import Chats
 from store.database import Database
 from store.evidence import SeenLogs
+from store.kept_responses import KeptResponses
 from store.linking import Linking
 from store.lock import lock_home
 from store.log import Log
@@ -73,8 +77,15 @@ _EVERYWHERE: Final = ("/ip4/0.0.0.0", "/ip6/::")
 _log = logging.getLogger("tilenode.app")
 
 
-async def run_node(config: Config, ready: Callable[[Mapping[str, Any]], None], stopping: trio.Event) -> None:
+async def run_node(
+    config: Config,
+    ready: Callable[[Mapping[str, Any]], None],
+    stopping: trio.Event,
+    worker: WorkerProcess | None = None,
+) -> None:
     """Run a node until `stopping` is set; call `ready` with its facts once it really accepts work.
+
+    `worker` is a worker process that was started ahead, for the first model.
 
     Raises:
         HomeLocked: another node holds the home.
@@ -92,7 +103,7 @@ async def run_node(config: Config, ready: Callable[[Mapping[str, Any]], None], s
         control_socket = bind_control_socket(config.home)
         resources.callback(remove_control_socket, config.home)
         resources.callback(control_socket.close)
-        node = await _build(config, api_socket, stopping, resources)
+        node = await _build(config, api_socket, stopping, resources, worker)
         async with trio.open_nursery() as services:
             await _start_services(node, services)
             await _remember_port(node)
@@ -107,7 +118,9 @@ async def run_node(config: Config, ready: Callable[[Mapping[str, Any]], None], s
         _log.info("stopped")
 
 
-async def _build(config: Config, api: socket.socket, stopping: trio.Event, resources: ExitStack) -> Node:
+async def _build(
+    config: Config, api: socket.socket, stopping: trio.Event, resources: ExitStack, worker: WorkerProcess | None
+) -> Node:
     """Open everything that is kept and connect the parts; nothing runs yet."""
     clock, entropy, threads = SystemClock(), SystemEntropy(), Threads()
     events = Events(clock)
@@ -175,9 +188,10 @@ async def _build(config: Config, api: socket.socket, stopping: trio.Event, resou
         sync=sync,
         catalog=catalog,
         versions=versions,
-        models=Models(catalog, clock, entropy, *_limits(config.serving)),
+        models=Models(catalog, clock, entropy, *_limits(config.serving), Spare(worker)),
         registry=registry,
         registries=registries,
+        responses=KeptInDatabase(KeptResponses(kept.database), threads, clock),
         api=api_url(api),
         api_port=api.getsockname()[1],
         started_at_s=clock.monotonic_s(),
@@ -266,6 +280,7 @@ def _api(node: Node) -> FastAPI:
         registry=node.registry,
         transfers=TransferRoutes(node.registries, node.fetch.pull),
         copies=CopyRoutes(node.versions),
+        kept=node.responses,
         blobs=BlobRoutes(node.store.blobs, node.threads),
         creation=CreateRoutes(node.catalog, node.store, node.threads),
         registry_is_open=lambda: node.settings.serve_registry,

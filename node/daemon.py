@@ -13,6 +13,7 @@ from node.app import run_node
 from node.cli.exit_codes import ExitCode
 from node.config import Config, make_private_directory, silence_libraries
 from node.failures import first_cause
+from node.models.process import WorkerProcess
 
 # What the graceful stop may take beyond its own deadline before the process simply ends. Ending so loses nothing:
 # every write here survives a kill at any point.
@@ -20,8 +21,10 @@ FORCED_EXIT_AFTER_S: Final = 5.0
 _log = logging.getLogger("tilenode.daemon")
 
 
-def run_daemon(config: Config, ready: Callable[[Mapping[str, Any]], None]) -> None:
+def run_daemon(config: Config, ready: Callable[[Mapping[str, Any]], None], worker: WorkerProcess | None = None) -> None:
     """Run the node of `config` until a signal or the control API stops it; call `ready` once it accepts work.
+
+    `worker` is a worker process that was started ahead, for the first model.
 
     Raises:
         NodeError, StoreError, IdentityError: it cannot start, and why.
@@ -30,17 +33,19 @@ def run_daemon(config: Config, ready: Callable[[Mapping[str, Any]], None]) -> No
     silence_libraries()
     make_private_directory(config.home.root)
     try:
-        trio.run(_run, config, ready)
+        trio.run(_run, config, ready, worker)
     except* Exception as group:  # noqa: BLE001 - whatever it is, the caller shows its first cause
         raise first_cause(group) from None
 
 
-async def _run(config: Config, ready: Callable[[Mapping[str, Any]], None]) -> None:
+async def _run(
+    config: Config, ready: Callable[[Mapping[str, Any]], None], worker: WorkerProcess | None
+) -> None:
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(_watch_signals, stop)
         nursery.start_soon(_bound_the_stop, stop, config.stop_grace_s)
-        await run_node(config, ready, stop)
+        await run_node(config, ready, stop, worker)
         nursery.cancel_scope.cancel()
 
 

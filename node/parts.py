@@ -7,6 +7,7 @@ import trio
 
 from identity.keys import DeviceKey
 from node.api.registry import RegistryApp
+from node.api.responses_kept import KeptInDatabase
 from node.catalog import Catalog
 from node.config import Config, Home
 from node.events import Events
@@ -56,6 +57,7 @@ class Node:
     models: Models
     registry: RegistryApp
     registries: Registries
+    responses: KeptInDatabase
     api: str
     api_port: int
     started_at_s: float

@@ -20,6 +20,8 @@ MAX_PASSPHRASE_ATTEMPTS: Final = 3
 
 def running_node(invocation: Invocation) -> ControlClient | None:
     """Return a client of the node that runs on this home, or None."""
+    if not invocation.home.control_socket.exists():
+        return None
     client = ControlClient(invocation.home)
     try:
         client.get("/v1/ping")
@@ -28,8 +30,10 @@ def running_node(invocation: Invocation) -> ControlClient | None:
     return client
 
 
-def ensure_node(invocation: Invocation) -> ControlClient:
+def ensure_node(invocation: Invocation, *, warm: bool = False) -> ControlClient:
     """Return a client of this home's node, which is started in the background where it does not run.
+
+    `warm`: a question comes next, so that a model worker starts beside a node that must be started.
 
     Raises:
         NodeStartFailed: it ended before it was ready.
@@ -40,7 +44,7 @@ def ensure_node(invocation: Invocation) -> ControlClient:
         client = running_node(invocation)
         if client is not None:
             return client
-        _start(invocation)
+        _start(invocation, warm)
         return ControlClient(invocation.home)
 
 
@@ -56,12 +60,12 @@ def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
-def _start(invocation: Invocation) -> None:
+def _start(invocation: Invocation, warm: bool) -> None:
     """Start the node; where a person is there to ask, a passphrase is asked for when it is needed or was wrong."""
     passphrase = _known_passphrase(invocation)
     for attempt in range(1, MAX_PASSPHRASE_ATTEMPTS + 1):
         try:
-            _start_once(invocation, passphrase)
+            _start_once(invocation, passphrase, warm)
             return
         except ControlFailed as error:
             asked = error.exit_code in (ExitCode.NO_SECRET_STORE, ExitCode.PASSPHRASE_WRONG)
@@ -82,11 +86,12 @@ def _known_passphrase(invocation: Invocation) -> bytes | None:
     return typed
 
 
-def _start_once(invocation: Invocation, passphrase: bytes | None) -> None:
+def _start_once(invocation: Invocation, passphrase: bytes | None, warm: bool) -> None:
     """Start `tilenode serve` as its own session and read its first line; the passphrase goes through a pipe."""
     home = invocation.home
     make_private_directory(home.logs)
     command = [sys.executable, "-m", "node.cli.main", "serve", "--json", "--background", "--home", str(home.root)]
+    command += ["--warm"] if warm else []
     inherited: tuple[int, ...] = ()
     if passphrase is not None:
         reader = _pipe_holding(passphrase)
@@ -104,6 +109,8 @@ def _start_once(invocation: Invocation, passphrase: bytes | None) -> None:
         )
     for descriptor in inherited:
         os.close(descriptor)
+    import httpx  # noqa: F401 - while the node starts, this process has nothing better to do than what comes next
+
     _read_first_line(process)
 
 

@@ -4,13 +4,15 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Final
-
-import httpx
+from typing import TYPE_CHECKING, Any, Final
 
 from node.cli.exit_codes import ExitCode
 from node.config import Home, require_own_directory
 from node.errors import ControlFailed, ControlRequestInvalid, NodeNotRunning
+
+if TYPE_CHECKING:
+    # It takes a sixth of a second to import, in which a node that is not there yet can start already.
+    import httpx
 
 CONNECT_TIMEOUT_S: Final = 5.0
 MAX_EVENT_BYTES: Final = 4 * 1024 * 1024
@@ -24,6 +26,8 @@ class ControlClient:
     """
 
     def __init__(self, home: Home) -> None:
+        import httpx
+
         require_own_directory(home.control_socket.parent)  # what is said here is for this user's own node alone
         self._home = home
         transport = httpx.HTTPTransport(uds=str(home.control_socket))
@@ -65,7 +69,7 @@ class ControlClient:
         with self._errors_named(), self._http.stream(method, path, json=content) as response:
             yield self._events(response)
 
-    def _events(self, response: httpx.Response) -> Iterator[Facts]:
+    def _events(self, response: "httpx.Response") -> Iterator[Facts]:
         for line in response.iter_lines():
             if line.strip():
                 event = _object(line.encode())
@@ -74,6 +78,8 @@ class ControlClient:
 
     @contextmanager
     def _errors_named(self) -> Iterator[None]:
+        import httpx
+
         try:
             yield
         except httpx.ConnectError as error:

@@ -28,7 +28,7 @@ ReadLine = Callable[[str], str]
 def converse(invocation: Invocation, manner: Manner, chat: str | None) -> int:
     """Converse until the person ends it; every line is kept in one chat and syncs."""
     screen = invocation.screen
-    with ensure_node(invocation) as client:
+    with ensure_node(invocation, warm=True) as client:
         client.get("/v1/show", name=manner.model)  # a wrong name fails now and not after the first line was typed
         conversation = Conversation(screen, client, manner, chat)
         session: PromptSession[str] = PromptSession(history=_history(client))

@@ -25,7 +25,7 @@ def run_model(invocation: Invocation) -> int:
 
         return converse(invocation, manner, arguments.chat)
     prompt = " ".join(arguments.prompt) or _read_prompt()
-    with ensure_node(invocation) as client:
+    with ensure_node(invocation, warm=True) as client:
         facts = ask(client, invocation.screen, manner, prompt, chat=arguments.chat)
     invocation.screen.facts(facts)
     if manner.verbose:

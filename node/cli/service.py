@@ -13,6 +13,8 @@ from node.cli.processes import wait_for_exit
 from node.cli.render import Screen, format_address, format_age, format_bytes, format_did
 from node.config import DEFAULT_API_HOST, DEFAULT_API_PORT, Config, parse_api_address
 from node.errors import NodeNotRunning, NodeStopFailed
+from node.imports import without_collections
+from node.models.process import WorkerProcess
 from node.serving import read_serving
 
 STOP_WAIT_S: Final = 30.0
@@ -22,8 +24,10 @@ Facts = dict[str, Any]
 def serve(invocation: Invocation) -> int:
     """Run the node until it is told to stop; prints one line once it accepts work."""
     config = serve_config(invocation)
+    worker = WorkerProcess.start() if invocation.arguments.warm else None
     # Imported here: the network and the HTTP server take seconds, and no other verb needs them in this process.
-    from node.daemon import run_daemon
+    with without_collections():
+        from node.daemon import run_daemon
 
     def ready(facts: Mapping[str, Any]) -> None:
         if invocation.screen.json_wanted:
@@ -34,7 +38,7 @@ def serve(invocation: Invocation) -> int:
         invocation.screen.say(f"  everything lives in {facts['home']}")
         invocation.screen.say("  To chat, run in another terminal: tilenode run demo. To stop, press Ctrl-C.")
 
-    run_daemon(config, ready)
+    run_daemon(config, ready, worker)
     return ExitCode.OK
 
 

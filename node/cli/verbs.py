@@ -133,11 +133,14 @@ def _add_node_verbs(verbs: _Verbs) -> None:
     serve.add_argument(
         "--listen", action="append", metavar="MULTIADDR", help="where peers connect; repeatable; port 0 takes any"
     )
+    serve.add_argument("--warm", action="store_true", help="start a model worker beside the node, for a first question")
     serve.add_argument("--background", action="store_true", help=argparse.SUPPRESS)
     verbs.add("status", "service:status", "say how the node and every linked device are")
     stop = verbs.add("stop", "service:stop", "unload MODEL, or without one stop the node")
     stop.add_argument("model", nargs="?", metavar="MODEL")
     verbs.add("ps", "service:list_loaded", "list the models that are loaded")
+    env = verbs.add("env", "environment:print_variables", "print the variables that point other programs to this node")
+    env.add_argument("--shell", choices=["sh", "fish", "powershell", "dotenv"], default="sh", help="default: sh")
     verbs.add("events", "service:follow_events", "follow what happens on the node, one line per event")
     demo = verbs.add("demo", "demo:demo", "run the whole way on two nodes on this machine and verify every step")
     demo.add_argument("--keep", action="store_true", help="keep the two nodes' directories afterwards")

@@ -5,18 +5,17 @@ Everything else about a crash in here is the supervisor's business. With `--chec
 this machine can run models.
 """
 
-import gc
 import os
 import queue
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from node.imports import without_collections
 from node.models.blas import LIBRARIES, preload_blas
 from node.models.confinement import confine
 from node.models.errors import ModelError, ModelRefused
@@ -150,7 +149,7 @@ def _load(channel: Channel, notes: tuple[str, ...]) -> "Answerer | EmbeddingAnsw
     try:
         # Only now, because the BLAS must come first; and before it is known which model, because it takes a second in
         # which the node can look for the model's files.
-        with _without_collections():
+        with without_collections():
             from node.models.engine.answer import open_answerer
             from node.models.engine.embedding import embeds, open_embedding_answerer
 
@@ -179,18 +178,6 @@ def _load(channel: Channel, notes: tuple[str, ...]) -> "Answerer | EmbeddingAnsw
         )
     )
     return answerer
-
-
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    # Importing makes hundreds of thousands of objects that all stay: looking among them for garbage is a fifth of the
-    # time, here and at every later collection.
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def _check() -> int:
