@@ -152,14 +152,12 @@ class KeptPrefixes:
 
     def _keep_state(self, plan: RowPlan, path: list[Held], count: int, caches: list[Any]) -> None:
         page = path[-1]
-        assert isinstance(page, Page)
-        assert page.parent is not None
-        offset = count - (len(path) - 1) * PAGE_TOKENS
-        state = page.states.get(offset)
+        parent = page.parent
+        assert parent is not None
+        tokens = page.tokens[: (count - page.start) * TOKEN_BYTES]
+        state = parent.states.get(tokens)
         if state is None:
-            tokens = page.tokens[: offset * TOKEN_BYTES]
-            state = State.on(page, self._shelf.name("state", page.parent, tokens), tokens)
-            page.states[offset] = state
+            state = State.below(parent, self._shelf.name("state", parent, tokens), tokens)
         if not state.in_memory:
             self._shelf.hold_state(state, snapshot(caches, plan.in_states))
         path.append(state)

@@ -151,9 +151,8 @@ class Shelf:
         if header.kind == "state":
             if page is None or alike < count or len(header.values) != len(plan.in_states):
                 return None
-            state = State.on(page, found.name, header.tokens)
+            state = State.below(parent, found.name, header.tokens)
             state.tensors, state.values = header.tensors, tuple(header.values)
-            page.states[count] = state
             return state
         whole = plan.is_whole(len(header.tensors))
         if whole is None or alike == count:
@@ -188,26 +187,23 @@ class Shelf:
         return True
 
     def _write(self, disk: PrefixDisk, held: Held) -> None:
-        page = held if isinstance(held, Page) else held.parent
-        assert page is not None
-        assert page.parent is not None
+        parent = held.parent
+        assert parent is not None
         arrays = held.arrays()
         held.tensors = describe(arrays)
         header = PrefixHeader(
-            kind="page" if page is held else "state",
+            kind="state" if isinstance(held, State) else "page",
             adapter=held.adapter,
             shape=self._shape,
-            parent=page.parent.name,
-            start=page.start,
+            parent=parent.name,
+            start=held.start,
             tokens=held.tokens,
             tensors=held.tensors,
             values=held.values if isinstance(held, State) else (),
         )
-        leads_there = page.in_file if page is not held else page.parent.parent is None or page.parent.in_file
-        if leads_there and header.body_bytes <= MAX_BODY_BYTES:
-            disk.write(header, as_bytes(arrays), page.stale if page is held else ())
-            if page is held:
-                page.stale = []
+        if (parent.in_file or parent.parent is None) and header.body_bytes <= MAX_BODY_BYTES:
+            disk.write(header, as_bytes(arrays), held.stale)
+            held.stale = []
             self._file(held)
 
     def _file(self, held: Held) -> None:

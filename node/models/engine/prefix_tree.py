@@ -23,8 +23,8 @@ OVERHEAD_BYTES: Final = 2048
 class Held:
     """Something that is kept, in memory, in a file, or in both; `name` is its file's, whether there is one or not.
 
-    `parent` is the page before a page, or the page on which a state stands. `start` is where its page begins in the
-    prompt. `stale` are files that go once this one is written.
+    `parent` is the page before, `start` how many tokens lie up to there. `stale` are files that go once this one is
+    written.
     """
 
     name: bytes
@@ -72,15 +72,17 @@ class Held:
 
 @dataclass(eq=False)
 class State(Held):
-    """What caches that cannot be cut hold behind `tokens` of a page; the pages up to there are needed as well."""
+    """What caches that cannot be cut hold behind `tokens`; the pages up to there are needed as well."""
 
     held: Snapshot | None = field(default=None, repr=False)
     values: tuple[Value, ...] = field(default=(), repr=False)
 
     @classmethod
-    def on(cls, page: "Page", name: bytes, tokens: bytes) -> "State":
-        """Return a state that stands on `page` behind `tokens`, not in the tree yet."""
-        return cls(name, page, tokens, page.adapter, page.start)
+    def below(cls, parent: "Page", name: bytes, tokens: bytes) -> "State":
+        """Return a state behind `tokens`, which go on from `parent`; it is in the tree."""
+        state = cls(name, parent, tokens, parent.adapter, parent.start + PAGE_TOKENS)
+        parent.states[tokens] = state
+        return state
 
     @property
     def in_memory(self) -> bool:
@@ -101,23 +103,23 @@ class State(Held):
 
     def detach(self) -> None:
         """Leave the tree."""
-        if self.parent is not None and self.parent.states.get(self.count) is self:
-            del self.parent.states[self.count]
+        if self.parent is not None and self.parent.states.get(self.tokens) is self:
+            del self.parent.states[self.tokens]
 
 
 @dataclass(eq=False)
 class Page(Held):
     """At most 128 tokens and what was computed for them; the root has none.
 
-    `whole` says that windows had dropped nothing yet, so that the arrays of their caches are here as well. `states`
-    stand behind so many of the tokens.
+    `whole` says that windows had dropped nothing yet, so that the arrays of their caches are here as well. `children`
+    and `states` go on from its end, by their tokens.
     """
 
     run: Run | None = field(default=None, repr=False)
     whole: bool = True
     children: "dict[bytes, Page]" = field(default_factory=dict, repr=False)
     order: list[bytes] = field(default_factory=list, repr=False)
-    states: dict[int, State] = field(default_factory=dict, repr=False)
+    states: dict[bytes, State] = field(default_factory=dict, repr=False)
 
     @classmethod
     def below(cls, parent: "Page", name: bytes, tokens: bytes, *, whole: bool) -> "Page":
@@ -152,14 +154,11 @@ class Page(Held):
         return best
 
     def adopt(self, page: "Page") -> "Page | None":
-        """Take `page` as a child; return the child that it goes on from and replaces, with its states and files."""
+        """Take `page` as a child; return the child that it goes on from and replaces, with its files."""
         shorter, alike = self.nearest(page.tokens)
         if shorter is not None and alike == shorter.count < page.count:
-            page.states.update(shorter.states)
-            for state in page.states.values():
-                state.parent = page
             page.stale += shorter.stale + ([shorter.name] if shorter.in_file else [])
-            shorter.states, shorter.stale = {}, []
+            shorter.stale = []
             self.disown(shorter)
         else:
             shorter = None
@@ -205,9 +204,11 @@ class Walk:
         """Yield the states on the way with their places, the farthest first, up to `at_most` tokens."""
         limit = min(self.count, at_most)
         for index in range(len(self.pages) - 1, -1, -1):
-            for offset in sorted(self.pages[index].states, reverse=True):
-                if (place := index * PAGE_TOKENS + offset) <= limit:
-                    yield place, self.pages[index].states[offset]
+            states = self.pages[index - 1].states if index else self.root.states
+            for size in sorted({len(tokens) for tokens in states}, reverse=True):
+                place = index * PAGE_TOKENS + size // TOKEN_BYTES
+                if place <= limit and (state := states.get(self.pages[index].tokens[:size])) is not None:
+                    yield place, state
 
 
 def walk(root: Page, tokens: bytes) -> Walk:
