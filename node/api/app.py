@@ -14,6 +14,7 @@ from node.api.blobs import BlobRoutes
 from node.api.copies import CopyRoutes
 from node.api.create import CreateRoutes
 from node.api.docs.routes import DocsRoutes
+from node.api.embeddings import EmbeddingRoutes
 from node.api.errors import ApiDefect, ApiRefused
 from node.api.guard import Guard
 from node.api.native import NativeRoutes, native_error
@@ -65,6 +66,7 @@ def build_api(
             OpenAIRoutes(models, clock, entropy),
             ResponsesRoutes(models, clock, entropy, kept or KeepsNothing()),
             AnthropicRoutes(models, entropy),
+            EmbeddingRoutes(models),
             *(routes for routes in (transfers, copies, blobs, creation) if routes is not None),
         )
     ]

@@ -4,6 +4,8 @@ from starlette.responses import JSONResponse, Response
 
 from node.api.errors import AnswerNotKept, ApiRefused, BodyInvalid
 from node.models.errors import (
+    InputInvalid,
+    InputTooLong,
     ModelNotFound,
     ModelResting,
     OptionInvalid,
@@ -32,6 +34,10 @@ def openai_error(error: Exception) -> Response:
             status = error.status
         case PromptTooLong():
             status, code, param = 400, "context_length_exceeded", "messages"
+        case InputTooLong():
+            status, code, param = 400, "context_length_exceeded", "input"
+        case InputInvalid():
+            status, param = 400, "input"
         case OptionInvalid():
             status, param = 400, error.option
         case RequestRefused():
