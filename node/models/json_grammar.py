@@ -52,7 +52,10 @@ def compiled(tokenizer: llguidance.LLTokenizer, lark: str, limits: llguidance.LL
 
 def reason_of(error: str) -> str:
     """Return the compiler's reason in one line."""
-    line = error.split("\n", 1)[0]
-    if line.startswith("NoExtension"):
+    lines = error.split("\n")
+    if lines[0].startswith("NoExtension"):
         return "no answer can keep to it"
-    return line.rpartition("failed to compile JSON schema: ")[2][:MAX_REASON_CHARS] or "it cannot be compiled"
+    reason = lines[0].rpartition("failed to compile JSON schema: ")[2]
+    if reason.startswith("regex parse error"):  # a drawing of the place follows, and then what is wrong there
+        reason = next((f"pattern: {line[7:]}" for line in lines if line.startswith("error: ")), reason)
+    return reason[:MAX_REASON_CHARS] or "it cannot be compiled"

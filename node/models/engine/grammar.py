@@ -6,6 +6,7 @@ learned about the vocabulary is copied with it.
 
 import json
 import re
+import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -36,6 +37,7 @@ class Grammars:
         self.vocabulary = vocabulary
         self.ends = tuple(sorted(end for end in set(ends) if end < vocabulary))
         self._ll_tokenizer: llguidance.LLTokenizer | None = None
+        self._lock = threading.Lock()  # answers are prepared on one thread and go on on another
         self._kept: OrderedDict[str, llguidance.LLMatcher] = OrderedDict()
         self._holders: dict[bytes, list[tuple[int, bytes]]] = {}
         self._limits = parser_limits()
@@ -58,12 +60,13 @@ class Grammars:
             FormatInvalid: it does not compile, or is over a limit.
             CapabilityMissing: see `tokenizer`.
         """
-        kept = self._kept.get(lark)
-        if kept is None:
-            kept = compiled(self.tokenizer, lark, self._limits)
-            self._keep(lark, kept)
-        self._kept.move_to_end(lark)
-        return kept.deep_copy()
+        with self._lock:
+            kept = self._kept.get(lark)
+            if kept is None:
+                kept = compiled(self.tokenizer, lark, self._limits)
+                self._keep(lark, kept)
+            self._kept.move_to_end(lark)
+            return kept.deep_copy()
 
     def literal(self, text: str) -> str:
         """Return the grammar expression for exactly `text`, with the vocabulary's special tokens where it has some."""
