@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
+from node.api.docs.compatible import COMPATIBLE
 from node.api.docs.native import NATIVE
 from node.api.docs.native_answers import Told
 from node.api.docs.operation import HTML, JSON, Answer, Operation, Operations, answered
@@ -25,7 +26,7 @@ _DOCS: Final[Operations] = {
         "this description, for people", {200: Answer("a page", {HTML: {"type": "string"}})}, Told
     ),
 }
-OPERATIONS: Final[Operations] = {**NATIVE, **_DOCS}
+OPERATIONS: Final[Operations] = {**NATIVE, **COMPATIBLE, **_DOCS}
 
 Found = tuple[str, str, Operation]
 

@@ -12,9 +12,12 @@ from node.api.docs.native_answers import (
     Shown,
     Tags,
     Told,
+    Vector,
+    Vectors,
     Version,
 )
 from node.api.docs.operation import TEXT, Answer, Operation, Operations, answered, in_path
+from node.api.embeddings import EmbedBody, EmbeddingsBody
 from node.api.guard import FILE_ROUTE
 from node.api.schemas import ChatBody, GenerateBody, ShowBody
 from node.api.transfers import TransferBody
@@ -49,6 +52,21 @@ NATIVE: Final[Operations] = {
         body=GenerateBody,
         required=("model",),
         example={"model": "demo", "prompt": "What is 7 + 5?", "options": {"temperature": 0}, "stream": False},
+    ),
+    ("/api/embed", "POST"): Operation(
+        "turn texts into vectors of length 1; without any load the model",
+        answered(Vectors),
+        Told,
+        body=EmbedBody,
+        required=("model",),
+        example={"model": "MODEL", "input": ["a text"]},
+    ),
+    ("/api/embeddings", "POST"): Operation(
+        "turn one text into a vector; the older of the two routes",
+        answered(Vector),
+        Told,
+        body=EmbeddingsBody,
+        required=("model",),
     ),
     ("/api/show", "POST"): Operation(
         "describe a model", answered(Shown), Told, body=ShowBody, required=("model",), example={"model": "demo"}

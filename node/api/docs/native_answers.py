@@ -140,6 +140,22 @@ class GenerateAnswer(Figures):
     context: NotRequired[list[int]]
 
 
+class Vectors(TypedDict):
+    """A vector of length 1 for each text, and what they took."""
+
+    model: str
+    embeddings: list[list[float]]
+    total_duration: int
+    load_duration: int
+    prompt_eval_count: int
+
+
+class Vector(TypedDict):
+    """The vector of one text; empty for an empty one."""
+
+    embedding: list[float]
+
+
 class ShownMessage(TypedDict):
     """A line that every chat with the model begins with."""
 
