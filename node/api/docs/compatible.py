@@ -16,8 +16,10 @@ from node.api.docs.compatible_answers import (
     ResponseResource,
     TextCompletion,
     TokenCount,
+    VectorList,
 )
 from node.api.docs.operation import Operation, Operations, answered, in_path, in_query
+from node.api.embeddings import CompatibleBody
 from node.api.openai_schemas import ChatCompletionBody, CompletionBody
 from node.api.responses_schemas import InputTokensBody, ResponseBody
 
@@ -49,6 +51,15 @@ _COMPLETIONS: Final[Operations] = {
         OpenAITold,
         body=CompletionBody,
         example={"model": "demo", "prompt": "Hello", "temperature": 0},
+    ),
+}
+_VECTORS: Final[Operations] = {
+    ("/v1/embeddings", "POST"): Operation(
+        "turn texts into vectors",
+        answered(VectorList),
+        OpenAITold,
+        body=CompatibleBody,
+        example={"model": "NAME", "input": "Hello!"},
     ),
 }
 _RESPONSES: Final[Operations] = {
@@ -96,4 +107,4 @@ _MESSAGES: Final[Operations] = {
     ),
 }
 
-COMPATIBLE: Final[Operations] = {**_MODELS, **_COMPLETIONS, **_RESPONSES, **_MESSAGES}
+COMPATIBLE: Final[Operations] = {**_MODELS, **_COMPLETIONS, **_VECTORS, **_RESPONSES, **_MESSAGES}

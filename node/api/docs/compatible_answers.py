@@ -1,8 +1,9 @@
 """What the routes under `/v1/` answer, as types for the description."""
 
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
-from typing_extensions import NotRequired, TypedDict
+# pydantic reads these; on Python before 3.12 it needs this TypedDict.
+from typing_extensions import TypedDict
 
 
 class OpenAIError(TypedDict):
@@ -173,3 +174,20 @@ class TokenCount(TypedDict):
     """How many tokens a conversation has."""
 
     input_tokens: int
+
+
+class Vector(TypedDict):
+    """One input's vector: numbers, or with `encoding_format` base64 their 32-bit floats."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class VectorList(TypedDict):
+    """A vector of length 1 for each input."""
+
+    object: Literal["list"]
+    data: list[Vector]
+    model: str
+    usage: dict[str, int]
