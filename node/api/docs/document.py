@@ -8,6 +8,8 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
 from node.api.docs.compatible import COMPATIBLE
+from node.api.docs.embeddings import EMBEDDINGS
+from node.api.docs.fields import explain
 from node.api.docs.native import NATIVE
 from node.api.docs.native_answers import Told
 from node.api.docs.operation import HTML, JSON, Answer, Operation, Operations, answered
@@ -26,7 +28,7 @@ _DOCS: Final[Operations] = {
         "this description, for people", {200: Answer("a page", {HTML: {"type": "string"}})}, Told
     ),
 }
-OPERATIONS: Final[Operations] = {**NATIVE, **COMPATIBLE, **_DOCS}
+OPERATIONS: Final[Operations] = {**NATIVE, **EMBEDDINGS, **COMPATIBLE, **_DOCS}
 
 Found = tuple[str, str, Operation]
 
@@ -121,14 +123,21 @@ def _schemas(found: Iterable[Found]) -> tuple[dict[int, Any], dict[str, Any]]:
     components = dict(shared.get("$defs", {}))
     by_type = {key: made[key, "validation"] for key in typed}
     for key, names in required.items():
-        if names:
-            _require(by_type[key], components, names)
+        if key in by_type:
+            body = _resolved(by_type[key], components)
+            _require(body, names)
+            explain(body)
     return {**plain, **by_type}, components
 
 
-def _require(schema: dict[str, Any], components: Mapping[str, Any], names: tuple[str, ...]) -> None:
-    """Let a schema require fields that have a default only so that their absence can be told in this API's words."""
-    target = components[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
-    target["required"] = sorted({*target.get("required", ()), *names})
+def _resolved(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = components[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    return found
+
+
+def _require(body: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Let a body require fields that have a default only so that their absence can be told in this API's words."""
+    if names:
+        body["required"] = sorted({*body.get("required", ()), *names})
     for name in names:
-        target["properties"][name].pop("default", None)
+        body["properties"][name].pop("default", None)

@@ -7,18 +7,18 @@ from node.api.create_request import CreateBody
 from node.api.docs.native_answers import (
     ChatAnswer,
     GenerateAnswer,
+    Healthy,
     Loaded,
     Progress,
     Shown,
+    Stopped,
     Tags,
     Told,
-    Vector,
-    Vectors,
     Version,
 )
-from node.api.docs.operation import TEXT, Answer, Operation, Operations, answered, in_path
-from node.api.embeddings import EmbedBody, EmbeddingsBody
+from node.api.docs.operation import JSON, TEXT, Answer, Operation, Operations, answered, in_path, in_query
 from node.api.guard import FILE_ROUTE
+from node.api.health import StopBody
 from node.api.schemas import ChatBody, GenerateBody, ShowBody
 from node.api.transfers import TransferBody
 
@@ -37,6 +37,24 @@ NATIVE: Final[Operations] = {
     ("/api/version", "GET"): _get("this program's version", Version),
     ("/api/tags", "GET"): _get("list the models here", Tags),
     ("/api/ps", "GET"): _get("list the models in memory", Loaded),
+    ("/api/health", "GET"): Operation(
+        "say how this node is; with `deep=1` only after a model has written a token",
+        {**answered(Healthy), 503: Answer("no token could be written", {JSON: Healthy})},
+        Told,
+        parameters=(in_query("deep", "1: have a model in memory, else the demo model, write a token", _PLAIN),),
+    ),
+    ("/api/stop", "POST"): Operation(
+        "let a model go from memory now, whatever it is doing",
+        answered(Stopped),
+        Told,
+        body=StopBody,
+        example={"model": "demo"},
+    ),
+    ("/metrics", "GET"): Operation(
+        "count what is asked, answered and held, in Prometheus' text format",
+        {200: Answer("counted", {TEXT: _PLAIN})},
+        Told,
+    ),
     ("/api/chat", "POST"): Operation(
         "answer a conversation; without messages load the model, or with keep_alive 0 let it go",
         answered(ChatAnswer, lines=ChatAnswer),
@@ -52,21 +70,6 @@ NATIVE: Final[Operations] = {
         body=GenerateBody,
         required=("model",),
         example={"model": "demo", "prompt": "What is 7 + 5?", "options": {"temperature": 0}, "stream": False},
-    ),
-    ("/api/embed", "POST"): Operation(
-        "turn texts into vectors of length 1; without any load the model",
-        answered(Vectors),
-        Told,
-        body=EmbedBody,
-        required=("model",),
-        example={"model": "MODEL", "input": ["a text"]},
-    ),
-    ("/api/embeddings", "POST"): Operation(
-        "turn one text into a vector; the older of the two routes",
-        answered(Vector),
-        Told,
-        body=EmbeddingsBody,
-        required=("model",),
     ),
     ("/api/show", "POST"): Operation(
         "describe a model", answered(Shown), Told, body=ShowBody, required=("model",), example={"model": "demo"}

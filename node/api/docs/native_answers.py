@@ -19,6 +19,35 @@ class Version(TypedDict):
     version: str
 
 
+class Proof(TypedDict):
+    """What a model wrote when it was asked for a token."""
+
+    model: str
+    tokens: int
+    seconds: float
+
+
+class Healthy(TypedDict):
+    """How this node is: models in memory, requests that workers have, requests in line, and the proof where asked."""
+
+    status: Literal["ok", "failing"]
+    version: str
+    models: list[str]
+    active: int
+    waiting: int
+    proof: NotRequired[Proof | None]
+    reason: NotRequired[str]
+    error: NotRequired[str]
+    hint: NotRequired[str]
+
+
+class Stopped(TypedDict):
+    """Whether the model was in memory."""
+
+    model: str
+    stopped: bool
+
+
 class Details(TypedDict):
     """What a model's files say about themselves."""
 
@@ -138,22 +167,6 @@ class GenerateAnswer(Figures):
     tool_calls: NotRequired[list[Called]]
     logprobs: NotRequired[list[ChosenToken]]
     context: NotRequired[list[int]]
-
-
-class Vectors(TypedDict):
-    """A vector of length 1 for each text, and what they took."""
-
-    model: str
-    embeddings: list[list[float]]
-    total_duration: int
-    load_duration: int
-    prompt_eval_count: int
-
-
-class Vector(TypedDict):
-    """The vector of one text; empty for an empty one."""
-
-    embedding: list[float]
 
 
 class ShownMessage(TypedDict):
