@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from identity.keys import SEED_BYTES
 
 DATABASE_KEY_BYTES: Final = 32
 ROOT_BYTES: Final = 32
+SUBKEY_BYTES: Final = 32
 VERSION: Final = 1
 MAX_TEXT_CHARS: Final = 4096
 MAX_LOG_SIZE: Final = 2**63 - 1
@@ -28,6 +30,16 @@ class Secrets:
     database_key: bytes = field(repr=False)
     log_size: int = 0
     log_root: bytes = EMPTY_ROOT
+
+    def subkey(self, purpose: str, subject: str) -> bytes:
+        """Return a key of 32 bytes for files that are no part of the database; specs/0028.
+
+        It follows from the database key, and tells nothing about it or about the keys for other subjects.
+        """
+        data = b"".join(len(part).to_bytes(4, "big") + part for part in (purpose.encode(), subject.encode()))
+        return hashlib.blake2b(
+            data, key=self.database_key, digest_size=SUBKEY_BYTES, person=b"tilenode subkey"
+        ).digest()
 
 
 class SecretStore(Protocol):

@@ -15,16 +15,24 @@ MAX_QUEUE: Final = "TILENODE_MAX_QUEUE"
 MAX_MEMORY: Final = "TILENODE_MAX_MEMORY"
 KEEP_ALIVE: Final = "TILENODE_KEEP_ALIVE"
 LOAD_TIMEOUT: Final = "TILENODE_LOAD_TIMEOUT"
-VARIABLES: Final = (MAX_LOADED, NUM_PARALLEL, MAX_QUEUE, MAX_MEMORY, KEEP_ALIVE, LOAD_TIMEOUT)
+PREFIX_CACHE: Final = "TILENODE_PREFIX_CACHE"
+KV_CACHE: Final = "TILENODE_KV_CACHE"
+VARIABLES: Final = (MAX_LOADED, NUM_PARALLEL, MAX_QUEUE, MAX_MEMORY, KEEP_ALIVE, LOAD_TIMEOUT, PREFIX_CACHE, KV_CACHE)
 
 MOST_ROWS: Final = 256
 _BYTES: Final = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?([KMGT]i?)B?", re.ASCII | re.IGNORECASE)
 _POWERS: Final = {"K": 1, "M": 2, "G": 3, "T": 4}
+_OFF: Final = frozenset({"0", "off", "no", "false"})
+_KV_BITS: Final = {"full": 0, "f16": 0, "8": 8, "q8": 8, "q8_0": 8, "4": 4, "q4": 4, "q4_0": 4}
 
 
 @dataclass(frozen=True)
 class Serving:
-    """How models are served; `max_memory_bytes` 0 leaves that to the node, a negative keep-alive is for ever."""
+    """How models are served; `max_memory_bytes` 0 leaves that to the node, a negative keep-alive is for ever.
+
+    `prefix_cache_bytes` is what prompts that were read may take on the disk, 0 for nothing. Keys and values of contexts
+    have `kv_bits` bits, 0 for as they are computed.
+    """
 
     max_loaded: int = 3
     num_parallel: int = 16
@@ -32,6 +40,8 @@ class Serving:
     max_memory_bytes: int = 0
     keep_alive_s: float = 300.0
     load_timeout_s: float = 600.0
+    prefix_cache_bytes: int = 4 << 30
+    kv_bits: int = 0
 
 
 def read_serving(environ: Mapping[str, str]) -> Serving:
@@ -48,6 +58,8 @@ def read_serving(environ: Mapping[str, str]) -> Serving:
         max_memory_bytes=_bytes(environ, MAX_MEMORY, plain.max_memory_bytes),
         keep_alive_s=_duration(environ, KEEP_ALIVE, plain.keep_alive_s),
         load_timeout_s=_timeout(environ, LOAD_TIMEOUT, plain.load_timeout_s),
+        prefix_cache_bytes=_bytes_or_off(environ, PREFIX_CACHE, plain.prefix_cache_bytes),
+        kv_bits=_kv_bits(environ),
     )
 
 
@@ -69,6 +81,17 @@ def _bytes(environ: Mapping[str, str], name: str, plain: int) -> int:
         raise VariableInvalid(name, text, "an amount of memory, such as 12GB or 512MiB")
     base = 1024 if found[2].lower().endswith("i") else 1000
     return int(float(found[1]) * base ** _POWERS[found[2][0].upper()])
+
+
+def _bytes_or_off(environ: Mapping[str, str], name: str, plain: int) -> int:
+    return 0 if environ.get(name, "").strip().lower() in _OFF else _bytes(environ, name, plain)
+
+
+def _kv_bits(environ: Mapping[str, str]) -> int:
+    text = environ.get(KV_CACHE, "").strip().lower()
+    if text and text not in _KV_BITS:
+        raise VariableInvalid(KV_CACHE, text, "8, 4 or full")
+    return _KV_BITS.get(text, 0)
 
 
 def _duration(environ: Mapping[str, str], name: str, plain: float) -> float:

@@ -19,11 +19,13 @@ def test_every_variable_is_read() -> None:
         "TILENODE_MAX_MEMORY": "1.5GiB",
         "TILENODE_KEEP_ALIVE": "-1",
         "TILENODE_LOAD_TIMEOUT": "2m30s",
+        "TILENODE_PREFIX_CACHE": "1GiB",
+        "TILENODE_KV_CACHE": "8",
         "OTHER": "x",
     }
     variables = read_environment(environ).variables
     assert set(variables) == set(VARIABLES)
-    assert read_serving(variables) == Serving(5, 4, 0, 3 * 2**29, -1.0, 150.0)
+    assert read_serving(variables) == Serving(5, 4, 0, 3 * 2**29, -1.0, 150.0, 2**30, 8)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,11 @@ def test_every_variable_is_read() -> None:
 )
 def test_amounts_of_memory(text: str, size: int) -> None:
     assert read_serving({"TILENODE_MAX_MEMORY": text}).max_memory_bytes == size
+
+
+def test_prefixes_and_packed_contexts_can_be_switched() -> None:
+    assert read_serving({"TILENODE_PREFIX_CACHE": "off"}).prefix_cache_bytes == 0
+    assert [read_serving({"TILENODE_KV_CACHE": text}).kv_bits for text in ("q4_0", "Q8", "full", "")] == [4, 8, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -49,6 +56,8 @@ def test_amounts_of_memory(text: str, size: int) -> None:
         ("TILENODE_LOAD_TIMEOUT", "0"),
         ("TILENODE_LOAD_TIMEOUT", "-5m"),
         ("TILENODE_LOAD_TIMEOUT", "1000h"),
+        ("TILENODE_PREFIX_CACHE", "some"),
+        ("TILENODE_KV_CACHE", "3"),
     ],
 )
 def test_what_means_nothing_is_refused_by_name(name: str, value: str) -> None:
