@@ -1,6 +1,7 @@
 """The HTTP API as one ASGI application: both APIs, one guard, errors in each API's own words."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection
 
 from fastapi import FastAPI, Request
@@ -12,11 +13,14 @@ from node.api.anthropic import AnthropicRoutes
 from node.api.anthropic_errors import anthropic_error, anthropic_words
 from node.api.blobs import BlobRoutes
 from node.api.copies import CopyRoutes
+from node.api.counted import Counted
 from node.api.create import CreateRoutes
 from node.api.docs.routes import DocsRoutes
 from node.api.embeddings import EmbeddingRoutes
 from node.api.errors import ApiDefect, ApiRefused
 from node.api.guard import Guard
+from node.api.health import HealthRoutes
+from node.api.metrics import MetricsRoutes
 from node.api.native import NativeRoutes, native_error
 from node.api.native_lists import ListRoutes
 from node.api.openai import OpenAIRoutes
@@ -57,6 +61,7 @@ def build_api(
     requests follow on; None keeps none.
     """
     app = FastAPI(title="tilenode", version=version, docs_url=None, redoc_url=None, openapi_url=None)
+    requests: Counter[tuple[str, str, int]] = Counter()
     routers = [
         routes.router()
         for routes in (
@@ -67,6 +72,8 @@ def build_api(
             ResponsesRoutes(models, clock, entropy, kept or KeepsNothing()),
             AnthropicRoutes(models, entropy),
             EmbeddingRoutes(models),
+            HealthRoutes(models, version),
+            MetricsRoutes(models, requests),
             *(routes for routes in (transfers, copies, blobs, creation) if routes is not None),
         )
     ]
@@ -75,6 +82,7 @@ def build_api(
     if registry is not None:
         app.add_middleware(RegistryDoor, registry=registry, is_open=registry_is_open)
     app.add_middleware(Guard, hosts=hosts, refuse=_refuse)
+    app.add_middleware(Counted, counts=requests)
     for kind in NAMED_ERRORS:
         app.add_exception_handler(kind, _named)
     app.add_exception_handler(HTTPException, _http)

@@ -11,10 +11,13 @@ node.errors.NodeError
     │   ├── TemplateInvalid
     │   │   └── TemplateForeign
     │   ├── PromptTooLong
+    │   ├── ContextTooLarge      it can never fit into the memory for contexts
+    │   ├── AdapterMissing       no such adapter is loaded
     │   ├── InputTooLong         of a text to embed
     │   └── InputInvalid         of what is to be embedded
     ├── ServerBusy           the queue of this model is full
     │   └── ModelResting     it failed several times in a row and is tried again later
+    ├── NothingProved        no model could be asked without letting another one go
     ├── ModelTooLarge        it needs more memory than models may take
     ├── ModelRefused         the model's files cannot be served
     ├── ConversionRefused    the model's weights cannot be converted as asked
@@ -117,6 +120,27 @@ class PromptTooLong(RequestRefused):
         self.context_tokens = context_tokens
 
 
+class ContextTooLarge(RequestRefused):
+    """The prompt alone needs more memory than contexts may take here."""
+
+    hint = "ask with a shorter prompt, or start the node with more for models: TILENODE_MAX_MEMORY=24GB"
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(f"the prompt has {tokens} tokens, and there is memory for contexts of {limit}")
+        self.tokens = tokens
+        self.limit = limit
+
+
+class AdapterMissing(RequestRefused):
+    """The worker has no such adapter: it was let go, or never loaded."""
+
+    hint = "ask again: the adapter is loaded anew"
+
+    def __init__(self, adapter: str) -> None:
+        super().__init__("the adapter of this model is not loaded")
+        self.adapter = adapter
+
+
 class InputTooLong(RequestRefused):
     """A text to embed has more tokens than the model reads, or than there is memory for, and may not be cut."""
 
@@ -161,6 +185,15 @@ class ModelResting(ServerBusy):
         self.failures = failures
         self.seconds = seconds
         self.hint = f"ask again in {math.ceil(seconds)} s; if it keeps failing, it may need more memory than there is"
+
+
+class NothingProved(ModelError):
+    """Nothing is known to be wrong, but no model could be asked without letting another one go."""
+
+    hint = "ask again when fewer models are in memory, or ask one of those that are"
+
+    def __init__(self) -> None:
+        super().__init__("no model that is in memory writes text, and there is no room for another one")
 
 
 class ModelTooLarge(ModelError):

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from protocol.worker.messages import Done
+from protocol.worker.messages import Done, Status
 
 
 @dataclass
@@ -19,14 +19,17 @@ class Metrics:
     accepted_tokens: int = 0
     prefix_hits: int = 0
     prefix_misses: int = 0
+    prompt_seconds: float = 0.0
+    answer_seconds: float = 0.0
     loads: int = 0
     load_seconds: float = 0.0
-    evictions: int = 0
 
     def answered(self, done: Done) -> None:
         """Count an answer that a worker finished."""
         self.answers[done.reason] += 1
         self.prompt_tokens += done.prompt_tokens
+        self.prompt_seconds += done.prompt_ns / 1e9
+        self.answer_seconds += done.eval_ns / 1e9
         self.cached_tokens += done.cached_tokens
         self.answer_tokens += done.eval_tokens
         self.drafted_tokens += done.drafted_tokens
@@ -35,6 +38,11 @@ class Metrics:
     def failed(self, error: Exception) -> None:
         """Count a worker that ended on its own, or a model that did not load."""
         self.failures[type(error).__name__] += 1
+
+    def ended(self, status: Status) -> None:
+        """Keep what a worker that has ended had counted."""
+        self.prefix_hits += status.prefix_hits
+        self.prefix_misses += status.prefix_misses
 
     def loaded(self, seconds: float) -> None:
         """Count a model that was brought into memory."""

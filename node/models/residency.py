@@ -11,7 +11,7 @@ from node.models.backoff import Backoff
 from node.models.errors import ModelTooLarge
 from node.models.fairness import Turns
 from node.models.library import ServedModel
-from node.models.memory import MINIMAL_CONTEXT_BYTES, Need, Seen, guess_need, resident_bytes
+from node.models.memory import LEAST_CONTEXT_BYTES, MINIMAL_CONTEXT_BYTES, Need, Seen, guess_need, resident_bytes
 from node.models.supervisor import Worker
 from protocol.digest import Digest
 
@@ -85,6 +85,11 @@ class Residency:
     def budget_bytes(self) -> int:
         """What all models together may take."""
         return self._budget
+
+    def has_room(self) -> bool:
+        """Return whether a small model could come in now without another one going."""
+        free = self._budget - self.held_bytes()
+        return len(self._places) < self._loaded and free > LEAST_CONTEXT_BYTES
 
     def held_bytes(self) -> int:
         """Return what all models together take."""

@@ -17,6 +17,8 @@ from node.models.residency import Loading, Place, Residency, Seat, Start
 from node.models.supervisor import Worker
 
 DEFAULT_KEEP_ALIVE_S: Final = 300.0
+# A keep-alive that changes nothing: the model goes when it would have gone.
+UNTOUCHED: Final = math.nan
 # Of so many models that failed it is remembered how often.
 _MAX_BACKOFFS: Final = 256
 
@@ -87,7 +89,8 @@ class Scheduler:
     async def reserve(self, model: ServedModel, keep_alive_s: float | None) -> AsyncIterator[Seat]:
         """Take a part in `model`'s seat: it stays in memory at least for the body, and then for its keep-alive.
 
-        `keep_alive_s` None leaves that as the last request that named one said.
+        `keep_alive_s` None leaves that as the last request that named one said; `UNTOUCHED` leaves even the time at
+        which it goes.
         """
         seat = self._seats.get(_key(model))
         if seat is None:
@@ -102,11 +105,16 @@ class Scheduler:
             yield seat
         finally:
             seat.users -= 1
-            if keep_alive_s is not None:
-                seat.keep_alive_s = keep_alive_s
-            seat.expires_at = trio.current_time() + (seat.keep_alive_s if seat.keep_alive_s >= 0 else math.inf)
+            self._prolong(seat, keep_alive_s)
             self.residency.forget_if_empty(seat)
             self.residency.changed()
+
+    def _prolong(self, seat: Seat, keep_alive_s: float | None) -> None:
+        if keep_alive_s is not None and math.isnan(keep_alive_s) and math.isfinite(seat.expires_at):
+            return
+        if keep_alive_s is not None and not math.isnan(keep_alive_s):
+            seat.keep_alive_s = keep_alive_s
+        seat.expires_at = trio.current_time() + (seat.keep_alive_s if seat.keep_alive_s >= 0 else math.inf)
 
     async def turn(self, seat: Seat, client: str) -> Turn:
         """Return the right to ask `seat`'s worker, when it is `client`'s turn.
@@ -165,6 +173,10 @@ class Scheduler:
         """Return whether the weights of `model` are in memory, or on their way."""
         seat = self._seats.get(_key(model))
         return seat is not None and (seat.alive is not None or seat.loading is not None)
+
+    def has_room(self) -> bool:
+        """Return whether one more model can be loaded without letting another one go."""
+        return self.residency.has_room()
 
     def seats(self) -> Iterator[Seat]:
         """Return every seat, loaded or asked for."""

@@ -11,8 +11,9 @@ from typing import Final
 import trio
 
 from node.models.answers import Answers
+from node.models.demo import DEMO_NAME
 from node.models.embeddings import CAPABILITY, embed_of, vectors_of
-from node.models.errors import CapabilityMissing, ModelError, ModelRefused
+from node.models.errors import CapabilityMissing, ModelError, ModelRefused, NothingProved
 from node.models.library import Library, ServedModel
 from node.models.metrics import Metrics
 from node.models.options import resolve_options
@@ -20,7 +21,7 @@ from node.models.pieces import ending_of, error_of, pieces_of
 from node.models.questions import question_of
 from node.models.requests import Embeddings, EmbedRequest, Ending, GenerateRequest, LoadedModel, Piece
 from node.models.residency import Seat
-from node.models.scheduler import Limits, Scheduler, Turn
+from node.models.scheduler import UNTOUCHED, Limits, Scheduler, Turn
 from node.models.schema_clerk import SchemaClerk
 from node.models.spare import Spare
 from node.models.supervisor import Patience, Worker
@@ -32,6 +33,15 @@ _log = logging.getLogger("tilenode.models")
 _SEED_BYTES: Final = 8
 # What a worker is told, once it is known which one it is: by what it said of itself, and the request's number.
 Ask = Callable[[Ready, int], Generate | Embed]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A model wrote so many tokens in so many seconds."""
+
+    model: str
+    tokens: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -150,6 +160,39 @@ class Models:
         """
         return await self.scheduler.stop(await self.library.find(name))
 
+    async def prove(self) -> Proof:
+        """Return the proof that a token can be written: of a model in memory, else of the demo model.
+
+        Nothing is let go for it, and no model stays longer because of it.
+
+        Raises:
+            NothingProved: no model could be asked without letting another one go.
+            ModelError: the model did not answer.
+        """
+        started_s = self._clock.monotonic_s()
+        name = self._provable()
+        request = GenerateRequest(name, prompt="1", raw=True, options={"num_predict": 1, "temperature": 0})
+        model, ask = await self._understood(replace(request, client="health"))
+        async with self._asked(model, "health", UNTOUCHED, ask) as asked:
+            done = await _done(asked, model)
+        return Proof(model.name, done.eval_tokens, round(self._clock.monotonic_s() - started_s, 3))
+
+    def _provable(self) -> str:
+        for seat, worker in self.scheduler.loaded():
+            if worker.ready.can_generate:
+                return next(reversed(seat.models.values())).name
+        if not self.scheduler.has_room():
+            raise NothingProved
+        return DEMO_NAME
+
+    def prefix_counts(self) -> tuple[int, int]:
+        """Return how many prompts began with something kept, and how many did not."""
+        statuses = [worker.status for _, worker in self.scheduler.loaded()]
+        return (
+            self.metrics.prefix_hits + sum(status.prefix_hits for status in statuses),
+            self.metrics.prefix_misses + sum(status.prefix_misses for status in statuses),
+        )
+
     def loaded(self) -> list[LoadedModel]:
         """Return the models in memory."""
         return [
@@ -232,6 +275,7 @@ class Models:
 
     async def _live(self, worker: Worker, name: str, *, task_status: trio.TaskStatus[None]) -> None:
         await worker.run(task_status=task_status)
+        self.metrics.ended(worker.status)
         if worker.was_stopped:
             _log.info("worker_stopped", extra={"model": name})
         else:
