@@ -201,7 +201,13 @@ class _Cut(Sequence[Vector]):
 
 def spell_floats(vector: Vector) -> bytes:
     """Return `vector` as JSON, each number with the nine digits that tell any two 32-bit floats apart."""
-    return b"[" + b",".join([b"%.9g" % value for value in vector]) + b"]"
+    return b"[" + b",".join([text if b"." in (text := b"%.9g" % value) else _fraction(text) for value in vector]) + b"]"
+
+
+def _fraction(text: bytes) -> bytes:
+    # Clients take what has no point for a whole number.
+    mantissa, mark, exponent = text.partition(b"e")
+    return mantissa + b".0" + mark + exponent
 
 
 def _spell_base64(vector: Vector) -> bytes:
