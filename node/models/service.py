@@ -5,6 +5,7 @@ import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from node.models.library import Library, ServedModel
 from node.models.metrics import Metrics
 from node.models.options import resolve_options
 from node.models.pieces import ending_of, error_of, pieces_of
+from node.models.prefix_place import PrefixPlaces
 from node.models.questions import question_of
 from node.models.requests import Embeddings, EmbedRequest, Ending, GenerateRequest, LoadedModel, Piece
 from node.models.residency import Seat
@@ -64,6 +66,8 @@ class Models:
         limits: Limits | None = None,
         patience: Patience | None = None,
         spare: Spare | None = None,
+        prefixes: PrefixPlaces | None = None,
+        kv_bits: int = 0,
     ) -> None:
         self.library = library
         self.metrics = Metrics()
@@ -72,6 +76,8 @@ class Models:
         self._entropy = entropy
         self._patience = patience or Patience()
         self._spare = spare or Spare()
+        self._prefixes = prefixes
+        self._kv_bits = kv_bits
         self._schemas = SchemaClerk()
         self._nursery: trio.Nursery | None = None
         self._requests = 0
@@ -255,7 +261,17 @@ class Models:
         assert self._nursery is not None, "run() was not started"
         directory = await self.library.directory(model.digest)
         _require_adapter(model, directory)
-        load = Load(str(directory), max_rows=self.scheduler.limits.parallel, memory_bytes=context_bytes)
+        cache = None
+        if self._prefixes is not None:
+            place = partial(self._prefixes.place, model.weights or model.digest, model.digest, self._kv_bits)
+            cache = await trio.to_thread.run_sync(place)
+        load = Load(
+            str(directory),
+            max_rows=self.scheduler.limits.parallel,
+            kv_bits=self._kv_bits,
+            memory_bytes=context_bytes,
+            cache=cache,
+        )
         worker = Worker(self._spare.take(), load, self._patience)
         started_s = self._clock.monotonic_s()
         try:
