@@ -32,6 +32,7 @@ from node.events import Events
 from node.failures import NAMED
 from node.log_files import open_log_files
 from node.model_sources import model_sources
+from node.models.prefix_place import PrefixPlaces, forget_gone_models
 from node.models.process import WorkerProcess
 from node.models.scheduler import Limits
 from node.models.service import Models
@@ -167,6 +168,7 @@ async def _build(
     sync = Sync(transport, chats, peers, threads, moved=lambda report: _tell_of_sync(events, report))
     contacts.on_contact(gossip.contact)
     contacts.on_contact(sync.contact)
+    prefixes = PrefixPlaces(config.home.prefixes, kept.identity.secrets.subkey, config.serving.prefix_cache_bytes)
     node = Node(
         config=config,
         profile=profile,
@@ -188,7 +190,10 @@ async def _build(
         sync=sync,
         catalog=catalog,
         versions=versions,
-        models=Models(catalog, clock, entropy, *_limits(config.serving), Spare(worker)),
+        models=Models(
+            catalog, clock, entropy, *_limits(config.serving), Spare(worker), prefixes, config.serving.kv_bits
+        ),
+        prefixes=prefixes,
         registry=registry,
         registries=registries,
         responses=KeptInDatabase(KeptResponses(kept.database), threads, clock),
@@ -244,6 +249,7 @@ async def _start_services(node: Node, nursery: trio.Nursery) -> None:
     """Start what runs, from the network upwards; each is ready when its line is done."""
     await node.gossip.origins.load()  # before the network: who is stopped is served nothing, not even for a moment
     await nursery.start(node.transport.run)
+    nursery.start_soon(forget_gone_models, node.prefixes, node.events, node.threads, node.store.blobs.has)
     await nursery.start(node.models.run)
     await nursery.start(node.sync.run)
     await nursery.start(node.gossip.run)

@@ -160,6 +160,11 @@ class Home:
         return self.root / "logs"
 
     @property
+    def prefixes(self) -> Path:
+        """What workers read of prompts, sealed, a directory for each model."""
+        return self.root / "prefixes"
+
+    @property
     def registry_logins(self) -> Path:
         """Logins for linked devices' registries, one directory a port, while `registry connect` runs."""
         return self.root / "registry"

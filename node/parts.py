@@ -11,6 +11,7 @@ from node.api.responses_kept import KeptInDatabase
 from node.catalog import Catalog
 from node.config import Config, Home
 from node.events import Events
+from node.models.prefix_place import PrefixPlaces
 from node.models.service import Models
 from node.net.transport import Transport
 from node.peer.contact import Contacts
@@ -55,6 +56,7 @@ class Node:
     catalog: Catalog
     versions: Versions
     models: Models
+    prefixes: PrefixPlaces
     registry: RegistryApp
     registries: Registries
     responses: KeptInDatabase

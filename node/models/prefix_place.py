@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from node.events import Events
+from node.threads import Threads
 from protocol.digest import Digest, parse_digest
 from protocol.errors import DigestInvalid
 from protocol.prefix_file import VERSION
@@ -23,6 +25,8 @@ PURPOSE: Final = "prefix cache"
 # So many models have a directory, each an equal part of what prefixes may take on the disk.
 MAX_MODELS: Final = 4
 _USERS: Final = "models"
+# What is told when models may have gone, and when it is not known what was told.
+_LEAVING: Final = frozenset({"removed", "collected", "lost"})
 
 
 class PrefixPlaces:
@@ -61,7 +65,11 @@ class PrefixPlaces:
         return DiskCache(str(directory), key, self._max_bytes // MAX_MODELS)
 
     def keep_only(self, is_there: Callable[[Digest], bool]) -> int:
-        """Remove the directories of models that are no longer there; return how many that were."""
+        """Remove the directories of models that are no longer there, or all where nothing is kept; return how many."""
+        if not self._max_bytes:
+            removed = len(self._places())
+            _remove(self._root)
+            return removed
         removed = 0
         for place in self._places():
             users = [path for path in _entries(place / _USERS) if not _is_gone(path, is_there)]
@@ -69,10 +77,6 @@ class PrefixPlaces:
                 _remove(place)
                 removed += 1
         return removed
-
-    def clear(self) -> None:
-        """Remove everything."""
-        _remove(self._root)
 
     def used_bytes(self) -> int:
         """Return what all of it takes on the disk."""
@@ -86,6 +90,17 @@ class PrefixPlaces:
         places.sort(key=lambda path: (path / _USERS).stat().st_mtime if (path / _USERS).exists() else 0.0)
         for place in places[: max(0, len(places) + 1 - MAX_MODELS)]:
             _remove(place)
+
+
+async def forget_gone_models(
+    places: PrefixPlaces, events: Events, threads: Threads, is_there: Callable[[Digest], bool]
+) -> None:
+    """Remove what belongs to models that are no longer there: now, and whenever one goes; runs until cancelled."""
+    async with events.listen() as channel:
+        await threads.store(places.keep_only, is_there)
+        async for event in channel:
+            if event["event"] in _LEAVING:
+                await threads.store(places.keep_only, is_there)
 
 
 def _name(weights: str) -> str:
