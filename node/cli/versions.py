@@ -254,6 +254,7 @@ def _places(facts: Facts) -> Iterator[tuple[str, int]]:
     yield "unfinished downloads", facts["partial_bytes"]
     yield "quarantine", facts["quarantine_bytes"]
     yield "indexes", facts["index_bytes"]
+    yield "prompts that were read", facts["prefix_bytes"]
     yield "total", facts["total_bytes"]
 
 

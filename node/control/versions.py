@@ -125,8 +125,9 @@ class VersionRoutes:
         )
 
     async def usage(self) -> Response:
-        """Say where the store's bytes are."""
-        return facts(**_usage_facts(await self._versions.usage()))
+        """Say where the store's bytes are, and what was read of prompts."""
+        usage = await self._versions.usage()
+        return facts(**_usage_facts(usage, await self._node.threads.store(self._node.prefixes.used_bytes)))
 
     async def collect(self, body: CollectBody) -> Response:
         """Remove what nothing needs, or say what would go."""
@@ -222,7 +223,7 @@ def _config_facts(change: ConfigChange) -> dict[str, object]:
     return {"key": change.key, "before": change.before, "after": change.after}
 
 
-def _usage_facts(usage: Usage) -> dict[str, object]:
+def _usage_facts(usage: Usage, prefix_bytes: int) -> dict[str, object]:
     return {
         "models": [
             {
@@ -240,7 +241,8 @@ def _usage_facts(usage: Usage) -> dict[str, object]:
         "copy_bytes": usage.copy_bytes,
         "provenance_bytes": usage.provenance_bytes,
         "index_bytes": usage.index_bytes,
-        "total_bytes": usage.total_bytes,
+        "prefix_bytes": prefix_bytes,
+        "total_bytes": usage.total_bytes + prefix_bytes,
         "garbage": _garbage_facts(usage.garbage) if usage.garbage else None,
     }
 
