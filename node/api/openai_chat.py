@@ -33,10 +33,8 @@ class ChatWriter:
         async for piece in pieces:
             blocks.take(piece)
             if piece.ending is not None:
-                last = self._last(number, blocks)
-                await emit((opening + last if opening else last).encode())
-                return
-            if piece.call is not None:
+                chunk = self._last(number, blocks)
+            elif piece.call is not None:
                 chunk = before + f'"tool_calls":[{self._indexed(calls, piece.call)}]' + after
                 calls += 1
             elif piece.thinking:
