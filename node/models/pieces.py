@@ -5,8 +5,10 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
 from node.models.answers import Answer, Answers
 from node.models.errors import (
+    AdapterMissing,
     AnswerFailed,
     CapabilityMissing,
+    ContextTooLarge,
     FormatInvalid,
     ModelError,
     ModelRefused,
@@ -102,6 +104,10 @@ def error_of(failed: Failed, model: str) -> ModelError:
             return OptionInvalid("context", "a token id", failed.why)
         case "format":
             return FormatInvalid(failed.why)
+        case "memory":
+            return ContextTooLarge(failed.tokens, failed.limit)
+        case "adapter":
+            return AdapterMissing(failed.why)
         case "model":
             return ModelRefused(failed.why)
     return AnswerFailed(failed.why)

@@ -1,6 +1,7 @@
 """The model worker's own process: `python -I -m node.models.worker FD`.
 
-One thread, the main one, owns MLX; a second one reads commands, so that a cancellation is seen between two tokens.
+One thread, the main one, owns MLX; a second one reads commands, so that a cancellation is seen between two tokens; a
+third makes text of tokens and sends it, while MLX computes.
 Everything else about a crash in here is the supervisor's business. With `--check` in place of FD it only says whether
 this machine can run models.
 """
@@ -11,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -25,11 +27,14 @@ from protocol.worker.messages import (
     MAX_FRAME_BYTES,
     MAX_WHY_BYTES,
     Cancel,
+    DropAdapter,
+    Embed,
+    Failed,
     FromWorker,
     Generate,
     Load,
+    LoadAdapter,
     LoadFailed,
-    Ready,
     ToWorker,
 )
 
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
     from node.models.engine.embedding import EmbeddingAnswerer
 
 READ_BYTES: Final = 256 * 1024
+SWITCH_S: Final = 0.0005
 EXIT_NODE_GONE: Final = 0
 EXIT_LOAD_FAILED: Final = 3
 EXIT_BAD_FRAME: Final = 4
@@ -50,6 +56,7 @@ class Channel:
         self._connection = connection
         self._commands: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
+        self._sending = threading.Lock()
 
     def start(self) -> None:
         """Start reading commands; the process ends when the node closes its side."""
@@ -75,8 +82,14 @@ class Channel:
 
     def send(self, message: FromWorker) -> None:
         """Send one message; waits while the node's buffer is full."""
+        self.send_all([message])
+
+    def send_all(self, messages: Sequence[FromWorker]) -> None:
+        """Send messages, together; waits while the node's buffer is full."""
+        frames = [encode_frame(encode_from_worker(message), MAX_FRAME_BYTES) for message in messages]
         try:
-            self._connection.sendall(encode_frame(encode_from_worker(message), MAX_FRAME_BYTES))
+            with self._sending:
+                self._connection.sendall(b"".join(frames))
         except OSError:
             _leave(EXIT_NODE_GONE)
 
@@ -124,14 +137,33 @@ def main(arguments: list[str]) -> int:
     if isinstance(answerer, EmbeddingAnswerer):
         answerer.serve(channel)
         return EXIT_BAD_FRAME
+    return _serve(channel, answerer)
+
+
+def _serve(channel: Channel, answerer: "Answerer") -> int:
+    """Answer all requests that come; return the exit code."""
+    # Text is made while MLX computes: whoever has the interpreter gives it up soon.
+    sys.setswitchinterval(SWITCH_S)
     while True:
-        match channel.next_command():
-            case Generate() as request:
-                answerer.answer(request)
-                channel.forget(request.request)
+        command = channel.waiting_command()
+        if command is None:
+            if answerer.busy:
+                answerer.step()
+                continue
+            answerer.idle()
+            command = channel.next_command()
+        match command:
+            case Generate(request=number):
+                answerer.take(command, cancelled=channel.is_cancelled(number))
             case Cancel(number):
-                # Either it reached its request in time, or that had ended: both are done with by now.
+                answerer.cancel(number)
                 channel.forget(number)
+            case LoadAdapter():
+                answerer.load_adapter(command)
+            case DropAdapter(adapter):
+                answerer.drop_adapter(adapter)
+            case Embed(request=number):
+                channel.send(Failed(number, "capability", "embed"))
             case Load():
                 return EXIT_BAD_FRAME
 
@@ -160,23 +192,12 @@ def _load(channel: Channel, notes: tuple[str, ...]) -> "Answerer | EmbeddingAnsw
             embedding = open_embedding_answerer(command, channel.send, channel.is_cancelled, time.monotonic_ns)
             channel.send(embedding.ready(notes))
             return embedding
-        answerer = open_answerer(command.directory, channel.send, channel.is_cancelled, time.monotonic_ns)
+        answerer = open_answerer(command, channel.send_all, time.monotonic_ns)
     except (ModelError, ImportError, OSError) as error:
         reason = error.reason if isinstance(error, ModelRefused) else f"{type(error).__name__}: {error}"
         channel.send(LoadFailed(reason[: MAX_WHY_BYTES // 4]))
         return None
-    engine = answerer.engine
-    channel.send(
-        Ready(
-            architecture=engine.architecture,
-            context_tokens=engine.context_tokens,
-            memory_bytes=engine.memory_bytes,
-            can_think=engine.can_think,
-            can_use_tools=engine.can_use_tools,
-            has_template=engine.has_template,
-            notes=notes,
-        )
-    )
+    channel.send(answerer.ready(notes))
     return answerer
 
 

@@ -1,4 +1,4 @@
-"""The one place that knows mlx-lm: load a model strictly, render, tokenize, and yield tokens.
+"""The one place that knows mlx-lm: load a model strictly, render prompts, and turn text into tokens and back.
 
 Every call must come from the thread that loaded the model. Internal signatures of mlx-lm change between patch
 releases; this file is where that is absorbed.
@@ -6,9 +6,11 @@ releases; this file is where that is absorbed.
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,46 +22,32 @@ from mlx_lm import utils
 from node.models.engine.caches import make_row_caches
 from node.models.engine.config_file import context_tokens, one_line, read_config
 from node.models.engine.forms import Forms
-from node.models.engine.sampling import Sampler
+from node.models.engine.insertion import Insertion
+from node.models.engine.quantized_cache import choose_caches
+from node.models.engine.reading import OPERATIONS_A_NUMBER
 from node.models.errors import CapabilityMissing, ModelRefused, OptionInvalid, PromptTooLong, TemplateInvalid
 from node.models.limits import TimeUsedUp, bounded
 from node.models.templates import render_chat
-from protocol.worker.messages import MAX_NAME_BYTES, Sampling
-from store.errors import StoreError
-from store.lora import FOLDER as ADAPTER_FOLDER
-from store.lora import read_adapter
+from protocol.worker.messages import MAX_NAME_BYTES
 
 # mlx-lm publishes no types for most of what is used here.
 _mlx_lm: Final[Any] = utils
-_mx: Final[Any] = mx
-PREFILL_TOKENS: Final = 256
 # Of the memory that is free, what float32 weights may take; the rest is for the cache and everybody else.
 FLOAT32_SHARE: Final = 0.6
-_ADAPTER_LEAVES: Final = frozenset({"lora_a", "lora_b", "m"})
-
-
-@dataclass(frozen=True)
-class Prefilled:
-    """So many of the prompt's tokens have been read."""
-
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Token:
-    """The model chose this token; `last` is the model's own end-of-answer."""
-
-    value: int
-    last: bool
 
 
 class Engine:
     """A loaded model with its tokenizer."""
 
     def __init__(self, model: Any, tokenizer: Any, config: Mapping[str, Any]) -> None:
-        self._model = model
+        self.model = model
         self._tokenizer = tokenizer
+        # A tokenizer of the fast kind cannot be asked by two threads at once, and text is made on another than this.
+        self.lock = threading.RLock()
+        self._token_bytes: dict[int, bytes] = {}
+        self._detokenizer = tokenizer.detokenizer
+        self.stops = frozenset(int(token) for token in tokenizer.eos_token_ids)
+        self.insertion = Insertion.of(tokenizer.get_vocab())
         self.architecture = str(config["model_type"])
         self.vocabulary = _vocabulary(model, config, tokenizer)
         self.context_tokens = context_tokens(config)
@@ -72,9 +60,6 @@ class Engine:
     def load(cls, directory: Path) -> "Engine":
         """Return the model in `directory`, every tensor checked against what its architecture needs.
 
-        A LoRA adapter in the folder `adapter` is laid over the weights; it must have exactly the tensors that its
-        config gives the model.
-
         Raises:
             ModelRefused: unknown architecture, missing or extra tensors, damaged files, code instead of a model.
         """
@@ -82,8 +67,6 @@ class Engine:
         _require_architecture(config)
         try:
             model, config = _mlx_lm.load_model(directory, lazy=True, strict=True, trust_remote_code=False)
-            if (adapter := directory / ADAPTER_FOLDER).is_dir():
-                _apply_adapter(model, adapter)
             model = _in_fast_type(model)
             mx.eval(model.parameters())
             tokenizer = _mlx_lm.load_tokenizer(
@@ -96,21 +79,39 @@ class Engine:
             raise ModelRefused(one_line(error)) from error
 
     @property
+    def shape(self) -> str:
+        """What tells what this model reads from what the same model reads elsewhere."""
+        parameters: dict[str, mx.array] = dict(tree_flatten(self.model.parameters()))
+        types = sorted({str(array.dtype) for array in parameters.values()})
+        return f"mlx {version('mlx')}, mlx-lm {version('mlx-lm')}, {mx.default_device()}, {' '.join(types)}"
+
+    @property
     def memory_bytes(self) -> int:
         """Bytes that MLX holds now."""
         return int(mx.get_active_memory())
 
     @property
-    def think_tags(self) -> tuple[str, str] | None:
-        """What opens and closes the thinking in the model's text, or None."""
-        tokenizer = self._tokenizer
-        return (tokenizer.think_start, tokenizer.think_end) if tokenizer.has_thinking else None
+    def head_tokens(self) -> int:
+        """How many tokens of a prompt may be read with a prediction for each, before that takes longer than a pass."""
+        width = getattr(getattr(self.model, "args", None), "hidden_size", None)
+        head = self.vocabulary * width if isinstance(width, int) else _mlx_lm.get_total_parameters(self.model)
+        return max(1, OPERATIONS_A_NUMBER * int(_mlx_lm.get_total_parameters(self.model)) // max(1, head))
 
-    @property
-    def tool_tags(self) -> tuple[str, str] | None:
-        """What opens and closes a tool call in the model's text, or None."""
-        tokenizer = self._tokenizer
-        return (tokenizer.tool_call_start, tokenizer.tool_call_end) if tokenizer.has_tool_calling else None
+    def row_maker(self, kv_bits: int) -> Callable[[], list[Any]]:
+        """Return what makes the caches of one row, with keys and values in `kv_bits` bits (0: as they are computed)."""
+
+        def make() -> list[Any]:
+            return make_row_caches(self.model)
+
+        return (choose_caches(self.model, make, kv_bits) if kv_bits else None) or make
+
+    def load_adapters(self, model: Any, directory: str) -> Any:
+        """Lay the adapter in `directory` over `model`, as mlx-lm does it."""
+        return _mlx_lm.load_adapters(model, directory)
+
+    def read_one(self, caches: list[Any]) -> None:
+        """Read one token into `caches`."""
+        self.model(mx.array([[0]]), cache=caches)
 
     def render(
         self,
@@ -145,17 +146,33 @@ class Engine:
 
     def encode_chat(self, text: str) -> list[int]:
         """Return the tokens of a rendered chat; the template wrote its own special tokens."""
-        return [int(token) for token in self._tokenizer.encode(text, add_special_tokens=False)]
+        return self._encode(text, False)
 
     def encode_prompt(self, text: str) -> list[int]:
         """Return the tokens of a prompt that no template touched, with the model's beginning-of-text token."""
         begin = self._tokenizer.bos_token
         add = begin is None or not text.startswith(begin)
-        return [int(token) for token in self._tokenizer.encode(text, add_special_tokens=add)]
+        return self._encode(text, add)
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        with self.lock:
+            found: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return found
 
     def detokenizer(self) -> Any:
         """Return a fresh streaming detokenizer: `add_token`, `finalize`, `last_segment`."""
-        return self._tokenizer.detokenizer
+        fresh = copy(self._detokenizer)  # making one lists the whole vocabulary; all share that list
+        fresh.reset()
+        return fresh
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return what a token says by itself; nothing for those that end an answer."""
+        if token not in self._token_bytes:
+            detokenizer = self.detokenizer()
+            detokenizer.add_token(token)
+            detokenizer.finalize()
+            self._token_bytes[token] = str(detokenizer.text).encode()
+        return self._token_bytes[token]
 
     def parse_tool_call(self, text: str, tools: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
         """Return (name, arguments as JSON text) of each call in `text`, what stood between the tool tags; empty: none.
@@ -169,58 +186,14 @@ class Engine:
         except (ValueError, LookupError, TypeError, AttributeError, SyntaxError, RecursionError):
             return []
 
-    def tokens(
-        self, prompt: Sequence[int], sampling: Sampling, num_ctx: int, cancelled: Callable[[], bool]
-    ) -> Iterator[Prefilled | Token]:
-        """Yield the reading of `prompt` in steps of 256 tokens, then token after token.
-
-        Ends by itself after the model's end-of-answer token, when the context window of `num_ctx` tokens is full, or
-        within one step of `cancelled()` turning true. The window is never larger than the model was trained for.
+    def require_prompt(self, prompt: Sequence[int], window: int) -> None:
+        """Accept a prompt that can be answered within `window` tokens.
 
         Raises:
-            PromptTooLong: `prompt` leaves no room in the window.
+            CapabilityMissing: it is empty.
             OptionInvalid: a token id beyond the vocabulary.
-            ModelRefused: the model computes values that are no numbers.
+            PromptTooLong: it leaves no room for an answer.
         """
-        window = min(num_ctx, self.context_tokens)
-        self._require_prompt(prompt, window)
-        cache = make_row_caches(self._model)
-        for done in range(0, len(prompt) - 1, PREFILL_TOKENS):
-            if cancelled():
-                return
-            step = prompt[done : min(done + PREFILL_TOKENS, len(prompt) - 1)]
-            self._model(mx.array([step]), cache=cache)
-            mx.eval([layer.state for layer in cache])
-            mx.clear_cache()
-            yield Prefilled(done + len(step), len(prompt))
-        if not cancelled():
-            yield from self._decode(prompt, Sampler(sampling, prompt, self.vocabulary), cache, window, cancelled)
-
-    def _decode(
-        self, prompt: Sequence[int], sampler: Sampler, cache: list[Any], window: int, cancelled: Callable[[], bool]
-    ) -> Iterator[Token]:
-        logits = self._model(mx.array([prompt[-1:]]), cache=cache)[:, -1, :]
-        finite = mx.isfinite(mx.logsumexp(logits))
-        token = sampler(logits)
-        mx.eval(token, finite)
-        if not finite.item():
-            raise ModelRefused("it computes values that are no numbers")
-        for count in range(len(prompt) + 1, window + 1):
-            following = None
-            if count < window:
-                # The next step is computed while this token is on its way to the reader.
-                following = sampler(self._model(token[None], cache=cache)[:, -1, :])
-                _mx.async_eval(following)
-            value: int = token.item()  # type: ignore[assignment]  # an array of whole numbers
-            last = value in self._tokenizer.eos_token_ids
-            yield Token(value, last)
-            if last or following is None or cancelled():
-                return
-            token = following
-            if count % 256 == 0:
-                mx.clear_cache()
-
-    def _require_prompt(self, prompt: Sequence[int], window: int) -> None:
         if not prompt:
             raise CapabilityMissing(self.architecture, "an empty prompt")
         if min(prompt) < 0 or max(prompt) >= self.vocabulary:
@@ -300,21 +273,6 @@ def _headless(config: dict[str, Any]) -> tuple[Any, Any]:
             return super().sanitize(weights) if hasattr(model_class, "sanitize") else weights
 
     return Headless, arguments_class
-
-
-def _apply_adapter(model: Any, directory: Path) -> None:
-    # Read with the same checks as at the build: what a peer or a registry sent was not built here.
-    try:
-        adapter = read_adapter(directory)
-    except StoreError as error:
-        raise ModelRefused(one_line(error)) from error
-    before = dict(tree_flatten(model.parameters()))
-    _mlx_lm.load_adapters(model, str(directory))  # refuses tensors that are extra or of another shape
-    model.eval()
-    after = dict(tree_flatten(model.parameters()))
-    wanted = {name for name in after if name.rpartition(".")[2] in _ADAPTER_LEAVES and name not in before}
-    if missing := sorted(wanted - {tensor.name for tensor in adapter.header.tensors}):
-        raise ModelRefused(f"the adapter lacks {len(missing)} tensors, {missing[0]} among them")
 
 
 def _require_architecture(config: dict[str, Any]) -> None:

@@ -1,17 +1,20 @@
-"""What the parts of the engine ask of each other: constraints, kept prefixes, adapters and drafts.
+"""A row of a batch, and what the parts of the engine ask of each other: constraints, prefixes, adapters and drafts.
 
 Whoever implements one of these runs on the thread that owns MLX.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    import mlx.core as mx
+from node.models.engine.sampling import Place
+from node.models.errors import ModelError
+from protocol.worker.messages import NO_LOGPROBS, Sampling
 
 
 class Constraint(Protocol):
@@ -47,7 +50,13 @@ class Prefixes(Protocol):
         """Give caches for one row that may be written, with the first n of `tokens` read, and n <= len(tokens) - 1."""
 
     def keep(self, adapter: str, tokens: Sequence[int], caches: list[Any]) -> None:
-        """Take the caches of one row; they hold exactly `tokens` and are written no more."""
+        """Take what the caches of one row hold of `tokens`; a copy is kept, and the caches may be written on."""
+
+    def branch(self, adapter: str, tokens: Sequence[int]) -> int:
+        """Give after how many of `tokens` the caches should be kept while the rest is read, 0 for nowhere."""
+
+    def limit(self, max_bytes: int) -> None:
+        """Hold at most so many bytes in memory from now on."""
 
     def idle(self) -> None:
         """Nobody is being answered: write to disk what is not there yet."""
@@ -77,9 +86,7 @@ class Drafter(Protocol):
     random numbers, and a guess counts only where it is equal.
     """
 
-    def guess(
-        self, history: Sequence[int], at_most: int, choose: "Callable[[mx.array], mx.array]"
-    ) -> "list[int] | None":
+    def guess(self, history: Sequence[int], at_most: int, choose: Callable[[mx.array], mx.array]) -> list[int] | None:
         """Give the tokens that may follow `history`, prompt and answer so far; the row then steps over all of them.
 
         An empty list: take one step without a guess, and ask again. None: guessing does not pay for this row; it goes
@@ -93,3 +100,87 @@ class Drafter(Protocol):
 
     def rest(self) -> None:
         """The row ended, or is no longer alone: what was read may be let go."""
+
+
+@dataclass(eq=False)
+class Row:
+    """One answer while it is being read and generated. `most` tokens are generated at most.
+
+    `likely` is how many likely tokens come with each chosen one, -1 for no log-probabilities. `stops` are the tokens
+    that end the answer. `stopped` may be set from any thread: the row then ends before its next token.
+    """
+
+    number: int
+    prompt: list[int]
+    sampling: Sampling
+    most: int
+    stops: frozenset[int]
+    adapter: str = ""
+    constraint: Constraint | None = None
+    likely: int = NO_LOGPROBS
+    stopped: bool = False
+    generated: list[int] = field(default_factory=list)
+    caches: list[Any] = field(default_factory=list, repr=False)
+    read: int = 0
+    cached: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    place: Place = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.place = Place(self.sampling, self.prompt, self.generated)
+
+    @property
+    def rest(self) -> int:
+        """How many tokens of the prompt were not read yet."""
+        return len(self.prompt) - self.read
+
+    @property
+    def tokens(self) -> list[int]:
+        """The prompt and the answer so far."""
+        return self.prompt + self.generated
+
+    def take(self, token: int) -> str:
+        """Take the token that was chosen; return why the answer ends with it, or nothing.
+
+        Raises:
+            FormatInvalid: the row's constraint went over a limit.
+        """
+        self.generated.append(token)
+        self.place.take(token)
+        if token in self.stops:
+            return "stop"
+        if self.constraint is not None:
+            self.constraint.accept(token)
+        return "length" if len(self.generated) >= self.most else ""
+
+
+@dataclass(frozen=True)
+class Likely:
+    """What a chosen token and the likeliest ones at its place weigh: natural logarithms of their chances."""
+
+    chosen: float
+    tokens: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A token of a row; `ending` is `stop` or `length` where it is the last one."""
+
+    row: Row
+    token: int
+    ending: str = ""
+    likely: Likely | None = None
+
+
+class Listener(Protocol):
+    """Hears what becomes of the rows; called on the thread that owns MLX, while the next step is being computed."""
+
+    def read(self, row: Row) -> None:
+        """More of the row's prompt was read."""
+
+    def chosen(self, tokens: Sequence[Chosen]) -> None:
+        """One step chose these."""
+
+    def failed(self, row: Row, error: ModelError) -> None:
+        """The row ended because of `error`."""

@@ -34,18 +34,24 @@ class StopStrings:
         """Take the stop strings; empty ones are ignored."""
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
-        self.stopped = False
+        self.stopped_by: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether one of them was complete."""
+        return self.stopped_by is not None
 
     def feed(self, text: str) -> str:
         """Return what may be shown now; after `stopped` turned true, nothing more ever."""
-        if self.stopped:
-            return ""
+        if self.stopped or not self._stops:
+            return "" if self.stopped else text
         text = self._held + text
         found = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
         if found:
-            self.stopped = True
+            end, start = min(found)
+            self.stopped_by = text[start:end]
             self._held = ""
-            return text[: min(found)[1]]
+            return text[:start]
         keep = held_back(text, self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

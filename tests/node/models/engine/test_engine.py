@@ -36,16 +36,10 @@ def broken(tmp_path: Path) -> Path:
 
 
 def generate(engine: "Engine", count: int, sampling: Sampling, num_ctx: int = 2048) -> list[int]:
-    from node.models.engine.engine import Token
+    from tests.node.models.engine.batches import generate as generate_alone
 
-    tokens: list[int] = []
     prompt = engine.encode_chat(engine.render(FOX, [], None, False))
-    for step in engine.tokens(prompt, sampling, num_ctx, lambda: False):
-        if isinstance(step, Token):
-            tokens.append(step.value)
-        if len(tokens) == count:
-            break
-    return tokens
+    return generate_alone(engine, prompt, min(count, num_ctx - len(prompt)), sampling)
 
 
 def change_config(directory: Path, **values: Any) -> None:
@@ -167,22 +161,13 @@ def test_an_answer_ends_where_the_window_does(engine: "Engine") -> None:
 
 def test_a_prompt_that_fills_the_window_is_refused(engine: "Engine") -> None:
     with pytest.raises(PromptTooLong) as caught:
-        list(engine.tokens([5] * 300, Sampling(), 300, lambda: False))
+        engine.require_prompt([5] * 300, 300)
     assert (caught.value.prompt_tokens, caught.value.context_tokens) == (300, 300)
-    with pytest.raises(PromptTooLong) as caught:
-        list(engine.tokens([5] * 3000, Sampling(), 10**6, lambda: False))
-    assert caught.value.context_tokens == 2048
 
 
 def test_a_token_beyond_the_vocabulary_is_refused_before_it_crashes(engine: "Engine") -> None:
     with pytest.raises(OptionInvalid):
-        list(engine.tokens([5, 2048], Sampling(), 300, lambda: False))
-
-
-def test_reading_the_prompt_stops_within_one_step(engine: "Engine") -> None:
-    steps: list[object] = []
-    steps.extend(engine.tokens([5] * 1500, Sampling(), 2048, lambda: len(steps) >= 2))
-    assert len(steps) == 2
+        engine.require_prompt([5, 2048], 300)
 
 
 def test_what_is_no_tool_call_is_none(engine: "Engine") -> None:

@@ -1,0 +1,175 @@
+"""From chosen tokens to messages: the text of the answers, on a thread of its own.
+
+While MLX computes the next step, this thread makes text of the last one: pieces of characters become characters, stop
+strings end answers, thinking and tool calls are cut out. All messages of one step leave together.
+"""
+
+import json
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from node.models.engine.engine import Engine
+from node.models.engine.forms import Called, Form, Said
+from node.models.engine.rows import Chosen, Likely, Row
+from node.models.engine.text_stream import StopStrings
+from protocol.worker.messages import Done, Failed, FromWorker, Text, ToolCall
+
+Send = Callable[[Sequence[FromWorker]], None]
+_INTERNAL: Final = "internal"
+LEAST: Final = -9999.0
+"""What a token that cannot come weighs, as other programs' servers say it."""
+
+
+@dataclass(eq=False)
+class Answer:
+    """The words of one row; times are monotonic nanoseconds."""
+
+    row: Row
+    form: Form
+    stops: StopStrings
+    detokenizer: Any
+    started_ns: int
+    first_ns: int = 0
+    ended: bool = False
+    said: list[int] = field(default_factory=list)
+    weights: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Speech:
+    """Speaks for the rows of one engine. `send` is called on its thread, each time with what is ready."""
+
+    def __init__(self, engine: Engine, send: Send, now_ns: Callable[[], int]) -> None:
+        self._engine = engine
+        self._send = send
+        self._now_ns = now_ns
+        self._answers: dict[Row, Answer] = {}
+        self._jobs: queue.SimpleQueue[Callable[[], list[FromWorker]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="speech", daemon=True)
+        self._thread.start()
+
+    def begin(self, row: Row, form: Form, stops: Sequence[str], started_ns: int) -> None:
+        """Speak for `row` from now on."""
+        self._answers[row] = Answer(row, form, StopStrings(stops), self._engine.detokenizer(), started_ns)
+
+    def tell(self, *messages: FromWorker) -> None:
+        """Send messages behind all that is to be sent already."""
+        self._jobs.put(lambda: list(messages))
+
+    def say(self, tokens: Sequence[Chosen]) -> None:
+        """Make text of what one step chose."""
+        now_ns = self._now_ns()
+        self._jobs.put(lambda: self._say(tokens, now_ns))
+
+    def end(self, row: Row, reason: str) -> None:
+        """End an answer after what was chosen for it so far, unless it ended before."""
+        self._jobs.put(lambda: self._end(row, reason))
+
+    def fail(self, row: Row, failure: Failed) -> None:
+        """End an answer with a failure, unless it ended before."""
+        self._jobs.put(lambda: self._fail(row, failure))
+
+    def close(self) -> None:
+        """Send what is to be sent, and end."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            messages = job()
+            # What became ready meanwhile leaves together with it.
+            while not self._jobs.empty() and (more := self._jobs.get()) is not None:
+                messages += more()
+            if messages:
+                self._send(messages)
+
+    def _say(self, tokens: Sequence[Chosen], now_ns: int) -> list[FromWorker]:
+        messages: list[FromWorker] = []
+        for chosen in tokens:
+            answer = self._answers.get(chosen.row)
+            if answer is None or answer.ended:
+                continue
+            answer.first_ns = answer.first_ns or now_ns
+            try:
+                messages += self._take(answer, chosen)
+            except Exception as error:  # noqa: BLE001 - tokenizers and their parsers raise anything; one answer fails
+                messages += self._fail(chosen.row, Failed(chosen.row.number, _INTERNAL, type(error).__name__))
+        return messages
+
+    def _take(self, answer: Answer, chosen: Chosen) -> list[FromWorker]:
+        answer.said.append(chosen.token)
+        if chosen.ending == "stop":
+            return self._finish(answer, "stop")
+        with self._engine.lock:
+            answer.detokenizer.add_token(chosen.token)
+            text = answer.detokenizer.last_segment
+        if chosen.likely is not None:
+            answer.weights.append(self._weighed(chosen.token, chosen.likely))
+        messages = self._shown(answer, answer.form.feed(answer.stops.feed(text)))
+        if answer.stops.stopped or answer.form.ended:
+            return messages + self._finish(answer, "stop")
+        return messages + self._finish(answer, "length") if chosen.ending else messages
+
+    def _end(self, row: Row, reason: str) -> list[FromWorker]:
+        answer = self._answers.get(row)
+        return self._finish(answer, reason) if answer is not None else []
+
+    def _fail(self, row: Row, failure: Failed) -> list[FromWorker]:
+        row.stopped = True
+        return [failure] if self._answers.pop(row, None) is not None else []
+
+    def _finish(self, answer: Answer, reason: str) -> list[FromWorker]:
+        answer.ended = answer.row.stopped = True
+        self._answers.pop(answer.row, None)
+        with self._engine.lock:
+            answer.detokenizer.finalize()
+            text = answer.detokenizer.last_segment
+        pieces = answer.form.feed(answer.stops.feed(text) + answer.stops.finish()) + answer.form.finish()
+        messages = self._shown(answer, pieces)
+        if answer.weights:  # of tokens that show no text of their own
+            messages += self._shown(answer, [Said("", False)])
+        return [*messages, self._done(answer, reason)]
+
+    def _shown(self, answer: Answer, pieces: Sequence[Said | Called]) -> list[FromWorker]:
+        number, count = answer.row.number, len(answer.said)
+        messages: list[FromWorker] = []
+        for piece in pieces:
+            if isinstance(piece, Called):
+                messages.append(ToolCall(number, piece.name, piece.arguments_json))
+            else:
+                messages.append(Text(number, piece.text, piece.thinking, count, self._weights_json(answer)))
+        return messages
+
+    def _weights_json(self, answer: Answer) -> str:
+        if not answer.weights:
+            return ""
+        weights, answer.weights = answer.weights, []
+        return json.dumps(weights, ensure_ascii=False)
+
+    def _weighed(self, token: int, likely: Likely) -> dict[str, Any]:
+        top = [self._weight(each, weight) for each, weight in likely.tokens]
+        return {**self._weight(token, likely.chosen), "top_logprobs": top}
+
+    def _weight(self, token: int, weight: float) -> dict[str, Any]:
+        said = self._engine.token_bytes(token)
+        # A weight of minus infinity has no place in JSON.
+        return {"token": said.decode(errors="replace"), "logprob": max(weight, LEAST), "bytes": list(said)}
+
+    def _done(self, answer: Answer, reason: str) -> Done:
+        row, ended_ns = answer.row, self._now_ns()
+        first_ns = answer.first_ns or ended_ns
+        return Done(
+            request=row.number,
+            reason=reason,
+            prompt_tokens=len(row.prompt),
+            prompt_ns=first_ns - answer.started_ns,
+            eval_tokens=len(answer.said),
+            eval_ns=ended_ns - first_ns,
+            context=tuple(row.prompt + answer.said),
+            cached_tokens=row.cached,
+            drafted_tokens=row.drafted,
+            accepted_tokens=row.accepted,
+            stopped_by=answer.stops.stopped_by,
+        )
