@@ -4,7 +4,7 @@ A family's marks are a small state machine over text: in each place, which mark 
 names; `KINDS` says what a reader sees of each. Matching on text rather than on tokens holds however a mark is spelled.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -143,22 +143,35 @@ def _more_tags(tokenizer: Any) -> tuple[str, str] | None:
 class Splitter:
     """Cuts the model's text along the marks; holds back what could still become one."""
 
-    def __init__(self, marks: Marks, start: str) -> None:
-        """Take the marks of each place and the place where the text begins."""
+    def __init__(self, marks: Marks, start: str, is_call: Callable[[str], bool] | None = None) -> None:
+        """Take the marks of each place and the place where the text begins.
+
+        With `is_call` the mark that closes a tool call counts only behind what is one: before, it is the call's words.
+        """
         self._marks = marks
+        self._is_call = is_call
         self._place = start
         self._held = ""
         self._trim = start in (THINKING, HEADER)
 
     @classmethod
-    def of(cls, dialect: Dialect, *, thinking: bool, tools: bool, opened: bool, strict: bool) -> "Splitter":
+    def of(
+        cls,
+        dialect: Dialect,
+        *,
+        thinking: bool,
+        tools: bool,
+        opened: bool,
+        strict: bool,
+        is_call: Callable[[str], bool] | None = None,
+    ) -> "Splitter":
         """Return the splitter for one answer of a conversation.
 
         `thinking` says that it was asked for, `tools` that calls are to be cut out, `opened` that the prompt opened the
         thinking, `strict` that the answer is held to a format, so that marks within it are the answer's own words.
         """
         if dialect.has_headers:
-            return cls(dialect.marks, THINKING if opened else dialect.start)
+            return cls(dialect.marks, THINKING if opened else dialect.start, is_call)
         marks: dict[str, list[tuple[str, str]]] = {OPENING: [], CONTENT: [], THINKING: [], TOOL: []}
         if dialect.think is not None:
             for place in (OPENING,) if strict or not thinking else (OPENING, CONTENT):
@@ -171,7 +184,7 @@ class Splitter:
         for mark in dialect.dropped:
             marks[OPENING].append((mark, OPENING))
             marks[CONTENT].append((mark, CONTENT))
-        return cls(marks, THINKING if opened else OPENING)
+        return cls(marks, THINKING if opened else OPENING, is_call)
 
     def feed(self, text: str) -> list[Segment]:
         """Return the pieces that are certain after `text`."""
@@ -180,9 +193,9 @@ class Splitter:
         while (found := self._next_mark()) is not None:
             start, mark, place = found
             before, self._held = self._held[:start], self._held[start:]
+            here = self._place
             self._emit(pieces, before)
-            # Words before the mark may have led to a place where it is none.
-            if self._next_mark() == (0, mark, place):
+            if self._place == here:  # words before the mark may lead to a place where it is none
                 self._held = self._held[len(mark) :]
                 self._place, self._trim = place, True
         if KINDS.get(self._place) is not Kind.TOOL_CALL:
@@ -199,9 +212,16 @@ class Splitter:
         return pieces
 
     def _next_mark(self) -> tuple[int, str, str] | None:
-        places = [(self._held.find(mark), mark, place) for mark, place in self._marks.get(self._place, ())]
+        places = [(self._find(mark), mark, place) for mark, place in self._marks.get(self._place, ())]
         found = [place for place in places if place[0] >= 0]
         return min(found, key=lambda place: place[0]) if found else None
+
+    def _find(self, mark: str) -> int:
+        start = self._held.find(mark)
+        if self._place == TOOL and self._is_call is not None:
+            while start >= 0 and not self._is_call(self._held[:start]):
+                start = self._held.find(mark, start + 1)
+        return start
 
     def _emit(self, pieces: list[Segment], text: str) -> None:
         kind = KINDS.get(self._place)

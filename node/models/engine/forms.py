@@ -7,6 +7,7 @@ to the form: what was said, what was thought, and which tools were called come b
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from node.models.effort import knows_thinking
@@ -140,6 +141,7 @@ class Forms:
             tools=bool(offered),
             opened=opened,
             strict=schema is not None or enforced,
+            is_call=partial(self._is_exact_call, offered) if schema is not None or enforced else None,
         )
         constraint = self._constraint(request, tools, schema, opened)
         one = bool(offered) and (not request.parallel_tool_calls or request.tool_choice.startswith(NAMED))
@@ -199,6 +201,9 @@ class Forms:
         begin = self.dialect.think[0] if self.dialect.think else ""
         token = self._tokenizer.get_vocab().get(begin)
         return [token] if token is not None else list(self._tokenizer.encode(begin, add_special_tokens=False))
+
+    def _is_exact_call(self, tools: Tools, text: str) -> bool:
+        return self._family is not None and self._family.read(text, tools) is not None
 
     def _calls(self, text: str, tools: Tools) -> list[Called]:
         exact = self._family.read(text, tools) if self._family is not None else None

@@ -7,6 +7,7 @@ that must keep to a length, a pattern or a format is written as a JSON string, w
 
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,9 +29,20 @@ _OBJECT_WORDS: Final = frozenset(
 )
 _PLAIN_WORD: Final = re.compile(r"[^<>&\"'\r\n\\]+")
 _PLAIN_NAME: Final = re.compile(r"[\w.$@/ -]+")
-_DECODER: Final = json.JSONDecoder()
 
 Call = tuple[str, dict[str, Any]]
+
+
+def _finite(text: str) -> float:
+    # JSON has numbers of any size, Python's infinity is no JSON.
+    return min(max(float(text), -sys.float_info.max), sys.float_info.max)
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON")
+
+
+_DECODER: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse)
 
 
 class Rules:
@@ -118,7 +130,7 @@ def _read_value(text: str, argument: Argument | None) -> Any:
     if argument is not None and argument.words is not None:
         return text
     try:
-        value = json.loads(text)
+        value = _DECODER.decode(text)
     except (ValueError, RecursionError):
         return text
     text_only = argument is not None and argument.schema.get("type") == "string"
@@ -162,7 +174,7 @@ class JsonCalls:
             return None
 
     def _read_objects(self, text: str) -> list[Call] | None:
-        value = json.loads(text.strip())
+        value = _DECODER.decode(text)
         calls = value if isinstance(value, list) else [value]
         whole = all(
             isinstance(call, dict) and isinstance(call.get("name"), str) and isinstance(call.get("arguments"), dict)
@@ -215,16 +227,28 @@ class TaggedCalls:
                 return None
             place, arguments, declared = opened.end(), {}, _declared(tools, opened["name"].strip())
             while (item := before.match(text, place)) is not None:
-                end = text.find(self.after, item.end())
+                argument = declared.get(item["key"])
+                end = self._end(text, item.end(), argument)
                 if end < 0:
                     return None
-                arguments[item["key"]] = _read_value(text[item.end() : end], declared.get(item["key"]))
+                arguments[item["key"]] = _read_value(text[item.end() : end], argument)
                 place = len(text) - len(text[end + len(self.after) :].lstrip())
             if (closed := tail.match(text, place)) is None:
                 return None
             place = closed.end()
             calls.append((opened["name"].strip(), arguments))
         return calls
+
+    def _end(self, text: str, place: int, argument: Argument | None) -> int:
+        """Return where a value ends: what closes it may also stand within its JSON."""
+        if argument is None or argument.words is None:
+            try:
+                end = _DECODER.raw_decode(text, place)[1]
+            except (ValueError, RecursionError):
+                end = -1
+            if end >= 0 and text.startswith(self.after, end):
+                return end
+        return text.find(self.after, place)
 
     def _value(self, rules: Rules, argument: Argument) -> str:
         words = argument.words

@@ -46,11 +46,13 @@ def request(**changes: Any) -> Generate:
 
 
 class Walker:
-    """Says what a constraint allows, by chance."""
+    """Says what a constraint allows, by chance; `endings` are texts that close what is open."""
 
-    def __init__(self, tokenizer: Any, seed: int) -> None:
+    def __init__(self, tokenizer: Any, seed: int, endings: tuple[str, ...] = ()) -> None:
         self._tokenizer = tokenizer
         self._random = Random(seed)
+        self._endings = [tokenizer.encode(text, add_special_tokens=False) for text in endings]
+        self._planned: list[int] = []
         self._ends = set(tokenizer.eos_token_ids)
         self._closing = np.array(
             sorted({int(token) for text in _CLOSING for token in tokenizer.encode(text, add_special_tokens=False)})
@@ -80,6 +82,11 @@ class Walker:
         assert mask is not None
         allowed = np.nonzero(mask)[0]
         assert len(allowed), "nothing may follow"
+        if not self._planned and self._endings and self._random.random() < 0.2:
+            self._planned = list(self._random.choice(self._endings))
+        if self._planned and mask[self._planned[0]]:
+            return self._planned.pop(0)
+        self._planned = []
         closing = np.intersect1d(allowed, self._closing)
         if len(closing) and self._random.random() < 0.4:
             allowed = closing
