@@ -118,7 +118,12 @@ class Grammars:
     def tokens_with(self, text: bytes) -> list[tuple[int, bytes]]:
         """Return the tokens that hold `text`, and what each says behind it."""
         if text not in self._holders:
-            self._holders[text] = [(token, said.partition(text)[2]) for said, token in self._sorted if text in said]
+            special = self._specials.get(text.decode())
+            self._holders[text] = (
+                [(token, said.partition(text)[2]) for said, token in self._sorted if text in said]
+                if special is None
+                else [(special, b"")]
+            )
         return self._holders[text]
 
     @cached_property
