@@ -26,6 +26,5 @@ FOREIGN_INSTRUCTIONS: Final[Mapping[str, str]] = {
     "PARSER": "another program's reading of answers; here the model's own tokenizer config decides: take the line out",
     "RENDERER": "another program's prompt code; here the model's own template is used: take the line out",
     "REQUIRES": "the version of another program: take the line out",
-    "DRAFT": "draft models are not supported here: take the line out",
     "EMBED": "it was taken out of every program that knew it: take the line out",
 }

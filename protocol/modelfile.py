@@ -25,6 +25,7 @@ class Modelfile:
     template: str | None = None
     system: str | None = None
     adapter: str | None = None
+    draft: str | None = None
     licenses: tuple[str, ...] = ()
     messages: tuple[tuple[str, str], ...] = ()
     mir: str | None = None
@@ -66,6 +67,8 @@ def format_modelfile(modelfile: Modelfile) -> str:
         lines.append(f"SYSTEM {_format_text(modelfile.system)}")
     if modelfile.adapter is not None:
         lines.append(f"ADAPTER {_format_word(modelfile.adapter)}")
+    if modelfile.draft is not None:
+        lines.append(f"DRAFT {_format_word(modelfile.draft)}")
     lines += [f"LICENSE {_format_text(text)}" for text in modelfile.licenses]
     lines += [f"MESSAGE {role} {_format_text(text)}" for role, text in modelfile.messages]
     if modelfile.mir is not None:
@@ -96,6 +99,7 @@ def inherit_modelfile(base: Modelfile, own: Modelfile) -> Modelfile:
         template=base.template if own.template is None else own.template,
         system=base.system if own.system is None else own.system,
         adapter=base.adapter if own.adapter is None else own.adapter,
+        draft=base.draft if own.draft is None else own.draft,
         licenses=own.licenses or base.licenses,
         messages=own.messages or base.messages,
         mir=base.mir if own.mir is None else own.mir,
@@ -119,6 +123,7 @@ class _Parser:
             "TEMPLATE": lambda at: self.store_once("TEMPLATE", at, self.value()),
             "SYSTEM": lambda _: self.values.update(SYSTEM=self.value()),
             "ADAPTER": lambda at: self.store_once("ADAPTER", at, self.word("an adapter's name or directory")),
+            "DRAFT": lambda at: self.store_once("DRAFT", at, self.word("a small model's name or directory")),
             "LICENSE": lambda _: self.licenses.append(self.value()),
             "MESSAGE": self.message,
             "MIR": lambda at: self.store_once("MIR", at, self.mir_name()),
@@ -143,6 +148,7 @@ class _Parser:
             template=self.values.get("TEMPLATE"),
             system=self.values.get("SYSTEM"),
             adapter=self.values.get("ADAPTER"),
+            draft=self.values.get("DRAFT"),
             licenses=tuple(self.licenses),
             messages=tuple(self.messages),
             mir=self.values.get("MIR"),

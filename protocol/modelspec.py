@@ -16,8 +16,8 @@ from protocol.yaml_tree import Items, Node, Place, Table, Text, parse_yaml_tree
 
 FORMATS: Final = ("mlx", "safetensors")
 KEYS: Final = (
-    "name", "version", "base", "format", "quantization", "tokenizer", "prompt_template", "defaults", "system_prompt",
-    "license",
+    "name", "version", "base", "format", "quantization", "tokenizer", "draft", "prompt_template", "defaults",
+    "system_prompt", "license",
 )  # fmt: skip
 BASE_KEYS: Final = ("hf_repo", "revision", "path")
 HUB_PREFIX: Final = "hf:"
@@ -38,7 +38,8 @@ class ModelSpec:
 
     Either `hf_repo` is set, with a `revision` or None for the newest, or `path`. `version` "" is no release.
     `defaults` are parameters as a Modelfile has them, the texts of `stop` after the numbers.
-    `tokenizer` is a directory or a repository to take the tokenizer from, None for the base's own.
+    `tokenizer` is a directory or a repository to take the tokenizer from, None for the base's own. `draft` is a small
+    model that guesses what the large one says, in the words of a Modelfile's DRAFT.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ModelSpec:
     format: str = "mlx"
     quantization: Quantization = Quantization.NONE
     tokenizer: str | None = None
+    draft: str | None = None
     prompt_template: str | None = None
     defaults: tuple[tuple[str, Value], ...] = ()
     system_prompt: str | None = None
@@ -78,6 +80,7 @@ def parse_modelspec(text: str) -> ModelSpec:
         format=fields.word("format", _choice(FORMATS)) or FORMATS[0],
         quantization=Quantization(fields.word("quantization", _choice(tuple(Quantization))) or Quantization.NONE),
         tokenizer=fields.word("tokenizer", _read_path),
+        draft=fields.word("draft", _read_path),
         prompt_template=fields.text("prompt_template"),
         defaults=_read_defaults(fields.nodes["defaults"]) if "defaults" in fields.nodes else (),
         system_prompt=fields.text("system_prompt"),
@@ -101,7 +104,7 @@ def format_modelspec(spec: ModelSpec) -> str:
         if (value := getattr(spec, key)) is not None:
             lines.append(f"  {key}: {_format_text(value)}")
     lines += [f"format: {spec.format}", f"quantization: {spec.quantization}"]
-    for key in ("tokenizer", "prompt_template", "system_prompt", "license"):
+    for key in ("tokenizer", "draft", "prompt_template", "system_prompt", "license"):
         if (value := getattr(spec, key)) is not None:
             lines.append(f"{key}: {_format_text(value)}")
     lines += _format_defaults(spec.defaults)
@@ -124,6 +127,7 @@ def spec_modelfile(spec: ModelSpec) -> Modelfile:
         parameters=spec.defaults,
         template=spec.prompt_template,
         system=spec.system_prompt,
+        draft=spec.draft,
         licenses=() if spec.license is None else (spec.license,),
     )
 

@@ -42,6 +42,7 @@ modelfiles = st.builds(
     template=st.none() | texts,
     system=st.none() | texts,
     adapter=st.none() | texts.filter(bool),
+    draft=st.none() | texts.filter(bool),
     licenses=st.lists(texts).map(tuple),
     messages=st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), texts)).map(tuple),
     mir=st.none() | st.just("mir:model.transformer.clip-l:stable-diffusion-xl"),

@@ -71,6 +71,7 @@ specs = st.builds(
     path=st.sampled_from(["./weights", "~", "on", "/a b/c", "a: b", "#x", "- y", "😀"]),
     quantization=st.sampled_from(Quantization),
     tokenizer=st.none() | st.sampled_from(["./tok", "yes"]),
+    draft=st.none() | st.sampled_from(["hf:a/b", "off"]),
     prompt_template=st.none() | texts,
     system_prompt=st.none() | texts,
     license=st.none() | texts,
