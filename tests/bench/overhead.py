@@ -1,0 +1,66 @@
+"""What HTTP, the node and the worker's process add to each token, beside the same engine called in its own process."""
+
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator
+
+from tests.bench.chat_client import ask_at_once, question
+from tests.bench.random_model import LARGE, SMALL, write_model
+from tests.bench.run import CannotMeasure, Run, program
+from tests.bench.serving import CONTEXT_TOKENS, PAUSE_S, api_address, serve, story
+from tests.bench.table import Row
+
+LIMIT = 1.05
+STREAMS = (1, 8)
+
+
+def measure(run: Run) -> Iterator[Row]:
+    """Turn by turn the same questions to a node and to the bare engine, for one stream and for eight."""
+    for name, what, size in (("overhead-26", "26 M", SMALL), ("overhead-98", "98 M", LARGE))[
+        : 1 if run.sizes.quick else 2
+    ]:
+        directory = run.scratch / name
+        write_model(directory, size, "F32", CONTEXT_TOKENS)
+        node = serve(run, name, directory)
+        address, tokens = api_address(node), run.sizes.most_tokens
+        run.progress(f"the engine alone and over HTTP: {what}")
+        with program("tests.bench.engine_alone", str(directory), str(tokens)) as alone:
+            for streams in STREAMS:
+                texts = [story(place) for place in range(streams)]
+                pairs = []
+                for _ in range(run.sizes.turns + 1):  # the first turn loads the model
+                    time.sleep(PAUSE_S)
+                    bare = _alone(alone, texts)
+                    time.sleep(PAUSE_S)
+                    pairs.append((_over_http(address, name, texts, tokens), bare))
+                yield _row(
+                    run, f"time of a token, {streams} {'stream' if streams == 1 else 'streams'}, {what}", pairs[1:]
+                )
+        node.command("stop", name)
+
+
+def _row(run: Run, figure: str, pairs: list[tuple[float, float]]) -> Row:
+    served, bare = (1000 * statistics.median(side) for side in zip(*pairs, strict=True))
+    remark = f"median of {len(pairs)} turns of {run.sizes.most_tokens} tokens"
+    limit = None if run.sizes.quick else LIMIT
+    return Row(figure, served, "ms", "lower", "the engine in its process", bare, remark, limit)
+
+
+def _over_http(address: str, model: str, texts: list[str], tokens: int) -> float:
+    """Seconds per token of one stream, from the first piece of any to the last of all."""
+    answers = ask_at_once(address, [question(model, text, tokens) for text in texts])
+    steps = max(answer.tokens for answer in answers) - 1
+    return (max(answer.ended_s for answer in answers) - min(answer.times_s[0] for answer in answers)) / steps
+
+
+def _alone(process: "subprocess.Popen[str]", texts: list[str]) -> float:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(texts) + "\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line:
+        raise CannotMeasure("the engine ended without an answer")
+    return float(line)
