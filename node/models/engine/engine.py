@@ -168,10 +168,14 @@ class Engine:
     def token_bytes(self, token: int) -> bytes:
         """Return what a token says by itself; nothing for those that end an answer."""
         if token not in self._token_bytes:
-            detokenizer = self.detokenizer()
-            detokenizer.add_token(token)
-            detokenizer.finalize()
-            self._token_bytes[token] = str(detokenizer.text).encode()
+            try:
+                said = self.forms.token_bytes(token)
+            except CapabilityMissing:  # what it says at the beginning of a text is the next best
+                detokenizer = self.detokenizer()
+                detokenizer.add_token(token)
+                detokenizer.finalize()
+                said = str(detokenizer.text).encode()
+            self._token_bytes[token] = said
         return self._token_bytes[token]
 
     def parse_tool_call(self, text: str, tools: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

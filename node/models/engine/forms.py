@@ -113,6 +113,14 @@ class Forms:
             return False
         return template is None or self.dialect.think[0] in template or knows_thinking(template)
 
+    def token_bytes(self, token: int) -> bytes:
+        """Return what a token says by itself, its space before it included; nothing for those that end an answer.
+
+        Raises:
+            CapabilityMissing: the tokenizer is of a kind whose tokens have no known bytes.
+        """
+        return self._grammars.token_bytes(token)
+
     def tools_for_prompt(self, request: Generate) -> list[dict[str, Any]]:
         """Return the tools that the prompt is to show: none where none may be called."""
         tools: list[dict[str, Any]] = json.loads(request.tools_json)
