@@ -70,6 +70,8 @@ class PrefixDisk:
         self._found: list[Found] = []
         self._newest: list[tuple[bytes, tuple[Tensor, ...]]] = []
         self._ahead: dict[bytes, bytes] = {}
+        # What is on its way into a file; it may be wanted back before it is there.
+        self._pending: dict[bytes, Sequence[memoryview]] = {}
         self._looked = threading.Event()
         self._wanted = threading.Event()
         self._quiet = threading.Event()
@@ -93,12 +95,17 @@ class PrefixDisk:
     def write(self, header: PrefixHeader, views: Sequence[memoryview], instead_of: Sequence[bytes]) -> None:
         """Keep `views`, the arrays of `header`, in a file, soon; the files `instead_of` then go."""
 
+        name = self.keys.name(header.kind, header.parent, header.tokens)
+
         def job() -> None:
             self._quiet.wait(PATIENCE_S)
-            self._write(header, b"".join(views))
+            self._write(name, header, b"".join(views))
+            if self._pending.get(name) is views:
+                del self._pending[name]
             for old in instead_of:
                 self._unlink(old)
 
+        self._pending[name] = views
         self._jobs.put(job)
 
     def touch(self, names: Sequence[bytes]) -> None:
@@ -189,6 +196,8 @@ class PrefixDisk:
         return open_header(self.keys, name, opening, file.read(header_length(opening)))
 
     def _read(self, name: bytes, tensors: tuple[Tensor, ...]) -> bytes | None:
+        if (views := self._pending.get(name)) is not None:
+            return b"".join(views)
         ahead = self._ahead.pop(name, None)
         return ahead if ahead is not None else self._read_file(name, tensors)
 
@@ -204,9 +213,8 @@ class PrefixDisk:
             self._unlink(name)
             return None
 
-    def _write(self, header: PrefixHeader, body: bytes) -> None:
+    def _write(self, name: bytes, header: PrefixHeader, body: bytes) -> None:
         nonces = random_bytes(NONCE_BYTES), random_bytes(NONCE_BYTES)
-        name = self.keys.name(header.kind, header.parent, header.tokens)
         path = self._path(name)
         # A name of this process's own: for a moment two workers may know the directory.
         temporary = path.with_suffix(f".{os.getpid()}")
