@@ -79,7 +79,8 @@ def store_adapter(
         LayerCorrupt, SourceInvalid, WeightsNotFinite: its weights are not what was promised, or changed meanwhile.
         DiskFull, DiskFailed: it was not stored.
     """
-    weights = [layer for layer in base if layer.media_type == WEIGHT and not is_adapter(layer)]
+    # Of the base alone: a draft's weights lie in a folder of their own, as an adapter's do.
+    weights = [layer for layer in base if layer.media_type == WEIGHT and "/" not in layer.filepath]
     check_adapter(found.adapter, (read_layer_header(store.blobs, layer) for layer in weights))
     config = encode_adapter_config(found.adapter.config)
     lease.add(digest_of(config))

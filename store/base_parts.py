@@ -1,4 +1,4 @@
-"""What a recipe's base, tokenizer and adapter give a build: layers, and what is known of where they came from."""
+"""What base, tokenizer, adapter and draft of a recipe give a build: layers, and what is known of their origins."""
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -24,6 +24,7 @@ from protocol.quantization import Quantization
 from store.adapters import adapter_layers, find_adapter, is_adapter, store_adapter
 from store.bases import Located, Places, located_layers
 from store.disk import disk_errors, require_space
+from store.drafts import draft_layers, find_draft, is_draft, store_draft
 from store.errors import SourceInvalid, SourceMissing
 from store.fetched import Wanted
 from store.layers import Progress, StoredLayer, hash_source, known_layers, store_file
@@ -103,16 +104,23 @@ class PartsReader:
         self._lease = places.lease
 
     def read(self) -> Parts:
-        """Return the parts with the adapter of the recipe, in the place of the one that the base may have."""
-        name = self._request.modelfile.adapter
-        if name is None:
-            return self._parts()
-        adapter = find_adapter(self._places, name)  # before a large base is read for nothing
+        """Return the parts with the recipe's adapter and draft, in the place of those that the base may have."""
+        recipe = self._request.modelfile
+        # Before a large base is read for nothing:
+        adapter = find_adapter(self._places, recipe.adapter) if recipe.adapter is not None else None
+        draft = find_draft(self._places, recipe.draft) if recipe.draft is not None else None
         parts = self._parts()
-        taken = tuple(stored for stored in parts.taken if not is_adapter(stored.layer))
-        layers = (stored.layer for stored in taken)
-        own, source = store_adapter(self._store, self._lease, adapter, layers, self._places.report)
-        return replace(parts, taken=(*taken, *own), sources=(*parts.sources, source))
+        if adapter is not None:
+            base = [stored for stored in parts.taken if not is_adapter(stored.layer)]
+            layers = (stored.layer for stored in base)
+            own, source = store_adapter(self._store, self._lease, adapter, layers, self._places.report)
+            parts = replace(parts, taken=(*base, *own), sources=(*parts.sources, source))
+        if draft is not None:
+            base = [stored for stored in parts.taken if not is_draft(stored.layer)]
+            layers = (stored.layer for stored in base)
+            own, source = store_draft(self._store, self._lease, draft, layers, self._places.report)
+            parts = replace(parts, taken=(*base, *own), sources=(*parts.sources, source))
+        return parts
 
     def _parts(self) -> Parts:
         base = self._places.locate(self._request.modelfile.base)
@@ -120,12 +128,12 @@ class PartsReader:
         if isinstance(base, StoredModel):
             if self._request.quantization is Quantization.NONE and tokenizer is None:
                 return self._stored(base)
-            weights = (x for x in base.layers if x.filepath not in _OWN_FILES and not is_adapter(x))
+            kept = [*adapter_layers(base.layers), *draft_layers(base.layers)]
+            weights = (x for x in base.layers if x.filepath not in _OWN_FILES and x not in kept)
             parts = self._from_files(located_layers(self._store, base, weights), tokenizer)
-            kept = adapter_layers(base.layers)
             progress = Progress(self._places.report, "reading", sum(layer.size for layer in kept))
-            adapter = known_layers(self._store, self._lease, kept, progress)
-            return replace(parts, taken=(*parts.taken, *adapter), recipe=base.modelfile, time_s=self._time_of(base))
+            beside = known_layers(self._store, self._lease, kept, progress)
+            return replace(parts, taken=(*parts.taken, *beside), recipe=base.modelfile, time_s=self._time_of(base))
         return self._from_files(base, tokenizer)
 
     def _stored(self, base: StoredModel) -> Parts:

@@ -36,6 +36,7 @@ from store.adapters import ADAPTER_HERE
 from store.base_parts import BuildRequest, Convert, PartsReader
 from store.bases import Bases, LocalBases, Located, Places, shown_path
 from store.build_places import remember_places
+from store.drafts import DRAFT_HERE
 from store.fetched import Report
 from store.leases import Lease
 from store.models import HERE, MODELFILE, ModelStore, StoredModel
@@ -93,7 +94,7 @@ def build_model(
     the work is, and may raise to stop it.
 
     Raises:
-        BuildRefused: FROM or ADAPTER is nothing that can be built from, or the weights cannot be packed as asked.
+        BuildRefused: what FROM, ADAPTER or DRAFT names cannot be built from, or the weights cannot be packed as asked.
         SafetensorsInvalid: a weight file is cut off or otherwise not what its header says.
         LayerCorrupt: a file is not what was promised.
         DiskFull, DiskFailed: nothing was named; what was stored is not in anybody's way.
@@ -134,6 +135,7 @@ class _Build:
         )
         recipe = replace(inherit_modelfile(parts.recipe, request.modelfile), base=HERE)
         recipe = replace(recipe, adapter=ADAPTER_HERE) if recipe.adapter else recipe
+        recipe = replace(recipe, draft=DRAFT_HERE) if recipe.draft else recipe
         layers = (
             *(taken.layer for taken in parts.taken),
             self._document(MODELFILE, format_modelfile(recipe).encode()),
@@ -181,7 +183,8 @@ def _artifacts(source: ResolvedSource) -> tuple[Artifact, ...]:
 
 def _shown(modelfile: Modelfile) -> Modelfile:
     adapter = None if modelfile.adapter is None else shown_path(modelfile.adapter)
-    return replace(modelfile, base=shown_path(modelfile.base), adapter=adapter)
+    draft = None if modelfile.draft is None else shown_path(modelfile.draft)
+    return replace(modelfile, base=shown_path(modelfile.base), adapter=adapter, draft=draft)
 
 
 def _tool_versions() -> dict[str, str]:

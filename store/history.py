@@ -15,15 +15,16 @@ from store.reach import read_manifest
 from store.refs import Version
 
 _WEIGHTS: Final = ".safetensors"
+_DRAFT: Final = "draft/"
 
 
 @dataclass(frozen=True)
 class PastVersion:
     """A version, the releases that are the same manifest, its bytes (None where it cannot be read), and what is new.
 
-    `what` says in a word how it differs from the version before: `weights`, `recipe`, `config`, `files`, several of
-    them with `+`, `first` (`oldest` where earlier ones were forgotten), or `same as 3` for a manifest that the name
-    stood for before.
+    `what` says in a word how it differs from the version before: `weights`, `draft`, `recipe`, `config`, `files`,
+    several of them with `+`, `first` (`oldest` where earlier ones were forgotten), or `same as 3` for a manifest that
+    the name stood for before.
     """
 
     version: Version
@@ -79,11 +80,17 @@ def _difference(before: Manifest | None, after: Manifest) -> str:
         return "unknown"
     mine, theirs = ({(layer.filepath, layer.digest) for layer in each.layers} for each in (before, after))
     changed = {path for path, _ in mine ^ theirs}
-    kinds = [kind for kind in ("weights", "config", "files", "recipe") if any(_kind(path) == kind for path in changed)]
+    kinds = [
+        kind
+        for kind in ("weights", "draft", "config", "files", "recipe")
+        if any(_kind(path) == kind for path in changed)
+    ]
     return "+".join(kinds) or "metadata"
 
 
 def _kind(filepath: str) -> str:
+    if filepath.startswith(_DRAFT):
+        return "draft"
     if filepath.endswith(_WEIGHTS):
         return "weights"
     return {"config.json": "config", MODELFILE: "recipe", BUILD_RECORD: ""}.get(filepath, "files")

@@ -17,6 +17,7 @@ from store.base_parts import BuildRequest, Convert, read_build_record
 from store.bases import Bases, Located
 from store.build import build_model
 from store.build_places import recall_places
+from store.drafts import FOLDER as DRAFT_FOLDER
 from store.errors import BuildRecordMissing, BuildSourceGone
 from store.fetched import Report, Wanted
 from store.layers import layer_tensors
@@ -130,14 +131,14 @@ class _Again:
         self.read_from: list[str] = []
 
     def known(self) -> dict[str, StoredModel | Located]:
-        """Return what each name of the recipe stands for: base, tokenizer, adapter, in the order of the record.
+        """Return what each name of the recipe stands for: base, tokenizer, adapter, draft, in the record's order.
 
         Raises:
             BuildRecordInvalid: the recipe names more or less than was resolved.
         """
         recipe = parse_modelfile(self._record.recipe)
         adapter = recipe.adapter.removesuffix(f"/{WEIGHTS}") if recipe.adapter else None  # its file or its directory
-        names = [recipe.base, *filter(None, (self._record.tokenizer, adapter))]
+        names = [recipe.base, *filter(None, (self._record.tokenizer, adapter, recipe.draft))]
         if len(names) != len(self._record.sources):
             # Nothing may be left to be looked for on this machine: the record may be a stranger's.
             raise BuildRecordInvalid("sources", f"{len(self._record.sources)}, and the recipe names {len(names)}")
@@ -207,7 +208,7 @@ def _wanted(source: ResolvedSource) -> Wanted:
     paths = {file.path for file in source.files}
     if any(path.startswith(f"{FOLDER}/") for path in paths):
         return Wanted.ADAPTER
-    return Wanted.MODEL if CONFIG in paths else Wanted.TOKENIZER
+    return Wanted.MODEL if paths & {CONFIG, f"{DRAFT_FOLDER}/{CONFIG}"} else Wanted.TOKENIZER
 
 
 def _origin(source: ResolvedSource) -> Origin:

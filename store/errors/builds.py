@@ -11,6 +11,8 @@ StoreError
     ├── AdapterUnknown
     ├── AdapterInvalid
     ├── AdapterMismatch
+    ├── DraftUnknown
+    ├── DraftMismatch
     ├── FormatUnsupported
     ├── SourceMissing
     ├── SourceInvalid
@@ -117,6 +119,27 @@ class AdapterMismatch(BuildRefused):
     def __init__(self, tensor: str, reason: str) -> None:
         super().__init__(f"adapter tensor {tensor[:120]!r}: {reason}")
         self.tensor = tensor
+        self.reason = reason
+
+
+class DraftUnknown(BuildRefused):
+    """DRAFT names nothing that is here."""
+
+    hint = "DRAFT names a model as FROM does: a directory, a stored name, or a repository of a hub (hf:owner/name)"
+
+    def __init__(self, draft: str) -> None:
+        super().__init__(f"DRAFT {draft[:100]!r}: neither a directory nor a stored model")
+        self.draft = draft
+
+
+class DraftMismatch(BuildRefused):
+    """A draft that does not speak in the model's tokens."""
+
+    hint = "a draft is a smaller model of the same family, with the same tokenizer"
+
+    def __init__(self, draft: str, reason: str) -> None:
+        super().__init__(f"DRAFT {draft[:100]!r}: {reason}")
+        self.draft = draft
         self.reason = reason
 
 
