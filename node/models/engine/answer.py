@@ -190,7 +190,7 @@ class Answerer:
             constraint=form.constraint,
             likely=request.top_logprobs,
         )
-        self._speech.begin(row, form, request.stop, started_ns)
+        self._speech.begin(row, form, request.stop, started_ns, goes_on=request.prompt is not None)
         self._running[row.number] = row
         self._waiting.append(row)
         if cancelled:

@@ -159,10 +159,16 @@ class Engine:
             found: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return found
 
-    def detokenizer(self) -> Any:
-        """Return a fresh streaming detokenizer: `add_token`, `finalize`, `last_segment`."""
+    def detokenizer(self, *, goes_on: bool = False) -> Any:
+        """Return a fresh streaming detokenizer: `add_token`, `finalize`, `last_segment`.
+
+        With `goes_on` its words stand directly behind others, and a space before the first of them is kept.
+        """
         fresh = copy(self._detokenizer)  # making one lists the whole vocabulary; all share that list
         fresh.reset()
+        if goes_on and not isinstance(getattr(type(fresh), "text", None), property):
+            # It trims the space at the beginning of a text, and knows the beginning by there being no text yet.
+            fresh.text, fresh.offset = "\n", 1
         return fresh
 
     def token_bytes(self, token: int) -> bytes:

@@ -50,9 +50,10 @@ class Speech:
         self._thread = threading.Thread(target=self._run, name="speech", daemon=True)
         self._thread.start()
 
-    def begin(self, row: Row, form: Form, stops: Sequence[str], started_ns: int) -> None:
-        """Speak for `row` from now on."""
-        self._answers[row] = Answer(row, form, StopStrings(stops), self._engine.detokenizer(), started_ns)
+    def begin(self, row: Row, form: Form, stops: Sequence[str], started_ns: int, *, goes_on: bool) -> None:
+        """Speak for `row` from now on; with `goes_on` it continues a text as it stands."""
+        detokenizer = self._engine.detokenizer(goes_on=goes_on)
+        self._answers[row] = Answer(row, form, StopStrings(stops), detokenizer, started_ns)
 
     def tell(self, *messages: FromWorker) -> None:
         """Send messages behind all that is to be sent already."""
