@@ -77,7 +77,8 @@ def build_api(
             *(routes for routes in (transfers, copies, blobs, creation) if routes is not None),
         )
     ]
-    for router in (*routers, DocsRoutes(routers, version).router()):
+    docs = DocsRoutes(routers, version, with_registry=registry is not None)
+    for router in (*routers, docs.router()):
         app.include_router(router)
     if registry is not None:
         app.add_middleware(RegistryDoor, registry=registry, is_open=registry_is_open)

@@ -11,8 +11,8 @@ from node.api.docs.compatible import COMPATIBLE
 from node.api.docs.embeddings import EMBEDDINGS
 from node.api.docs.fields import explain
 from node.api.docs.native import NATIVE
-from node.api.docs.native_answers import Told
-from node.api.docs.operation import HTML, JSON, Answer, Operation, Operations, answered
+from node.api.docs.node import NODE
+from node.api.docs.operation import JSON, Operation, Operations
 
 _COMPONENTS: Final = "#/components/schemas/{model}"
 _TAGS: Final = (
@@ -22,21 +22,21 @@ _TAGS: Final = (
     ("/", "node", "The node itself"),
 )
 
-_DOCS: Final[Operations] = {
-    ("/openapi.json", "GET"): Operation("this description, for programs", answered({"type": "object"}), Told),
-    ("/docs", "GET"): Operation(
-        "this description, for people", {200: Answer("a page", {HTML: {"type": "string"}})}, Told
-    ),
-}
-OPERATIONS: Final[Operations] = {**NATIVE, **EMBEDDINGS, **COMPATIBLE, **_DOCS}
+OPERATIONS: Final[Operations] = {**NATIVE, **EMBEDDINGS, **COMPATIBLE, **NODE}
+
+_NOTHING: Final[Operations] = {}
 
 Found = tuple[str, str, Operation]
 
 
-def describe(routers: Sequence[APIRouter], version: str, operations: Operations = OPERATIONS) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of the routes of `routers`; a route that nobody described is left out."""
+def describe(routers: Sequence[APIRouter], version: str, more: Operations = _NOTHING) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of the routes of `routers`, and of `more` that no router knows.
+
+    A route that nobody described is left out.
+    """
     there = routes(routers)
-    found = [(path, method, operations[path, method]) for path, method in there if (path, method) in operations]
+    found = [(path, method, OPERATIONS[path, method]) for path, method in there if (path, method) in OPERATIONS]
+    found += [(path, method, operation) for (path, method), operation in more.items()]
     schemas, components = _schemas(found)
     paths: dict[str, dict[str, Any]] = {}
     for path, method, operation in found:

@@ -7,25 +7,20 @@ from node.api.create_request import CreateBody
 from node.api.docs.native_answers import (
     ChatAnswer,
     GenerateAnswer,
-    Healthy,
     Loaded,
     Progress,
     Shown,
-    Stopped,
     Tags,
     Told,
     Version,
 )
-from node.api.docs.operation import JSON, TEXT, Answer, Operation, Operations, answered, in_path, in_query
+from node.api.docs.operation import Answer, Operation, Operations, answered, in_path
 from node.api.guard import FILE_ROUTE
-from node.api.health import StopBody
 from node.api.schemas import ChatBody, GenerateBody, ShowBody
 from node.api.transfers import TransferBody
 
 _DIGEST: Final = in_path("digest", "`sha256:` and 64 hex characters", {"pattern": "^sha256[:-][0-9a-f]{64}$"})
-_EMPTY: Final[dict[str, Any]] = {}
 _DONE: Final = {200: Answer("done")}
-_PLAIN: Final = {"type": "string"}
 
 
 def _get(summary: str, schema: Any) -> Operation:
@@ -33,28 +28,9 @@ def _get(summary: str, schema: Any) -> Operation:
 
 
 NATIVE: Final[Operations] = {
-    ("/", "GET"): Operation("say that somebody is there", {200: Answer("yes", {TEXT: _PLAIN})}, Told),
     ("/api/version", "GET"): _get("this program's version", Version),
     ("/api/tags", "GET"): _get("list the models here", Tags),
     ("/api/ps", "GET"): _get("list the models in memory", Loaded),
-    ("/api/health", "GET"): Operation(
-        "say how this node is; with `deep=1` only after a model has written a token",
-        {**answered(Healthy), 503: Answer("no token could be written", {JSON: Healthy})},
-        Told,
-        parameters=(in_query("deep", "1: have a model in memory, else the demo model, write a token", _PLAIN),),
-    ),
-    ("/api/stop", "POST"): Operation(
-        "let a model go from memory now, whatever it is doing",
-        answered(Stopped),
-        Told,
-        body=StopBody,
-        example={"model": "demo"},
-    ),
-    ("/metrics", "GET"): Operation(
-        "count what is asked, answered and held, in Prometheus' text format",
-        {200: Answer("counted", {TEXT: _PLAIN})},
-        Told,
-    ),
     ("/api/chat", "POST"): Operation(
         "answer a conversation; without messages load the model, or with keep_alive 0 let it go",
         answered(ChatAnswer, lines=ChatAnswer),

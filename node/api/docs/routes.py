@@ -9,16 +9,19 @@ from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, Response
 
 from node.api.docs.document import describe
+from node.api.docs.operation import Operations
 from node.api.docs.page import POLICY, write_page
+from node.api.docs.registry import REGISTRY
 from node.api.streams import to_json
 
 
 class DocsRoutes:
     """The two routes, over the routers of one application."""
 
-    def __init__(self, routers: Sequence[APIRouter], version: str) -> None:
+    def __init__(self, routers: Sequence[APIRouter], version: str, *, with_registry: bool) -> None:
         self._routers = routers
         self._version = version
+        self._more: Operations = REGISTRY if with_registry else {}
         self._document = cache(self._describe)
 
     def router(self) -> APIRouter:
@@ -42,4 +45,4 @@ class DocsRoutes:
 
     def _describe(self) -> dict[str, Any]:
         # One route's types take milliseconds to describe, all of them half a second: not on the event loop.
-        return describe(self._routers, self._version)
+        return describe(self._routers, self._version, self._more)
