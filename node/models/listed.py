@@ -13,6 +13,7 @@ from store import listing
 from store.capabilities import capabilities
 from store.facts import ModelFacts
 from store.models import StoredModel
+from store.served import adapter_key, weights_key
 
 
 def served_model(model: StoredModel, capabilities: tuple[str, ...]) -> ServedModel:
@@ -31,6 +32,8 @@ def served_model(model: StoredModel, capabilities: tuple[str, ...]) -> ServedMod
             capabilities=capabilities,
         ),
         mir=read_mir(model.manifest.annotations.get(MIR)),
+        weights=weights_key(model.layers),
+        adapter=adapter_key(model.layers),
     )
 
 

@@ -29,6 +29,7 @@ from node.models.spare import Spare
 from node.models.supervisor import Patience, Worker
 from node.ports import Clock, Entropy
 from protocol.worker.messages import Done, Embed, Failed, Generate, Load, LoadAdapter, Ready
+from store.drafts import FOLDER as DRAFT_FOLDER
 from store.lora import FOLDER as ADAPTER_FOLDER
 
 _log = logging.getLogger("tilenode.models")
@@ -260,13 +261,14 @@ class Models:
         """Return a worker that has loaded `model`; its contexts may take `context_bytes`."""
         assert self._nursery is not None, "run() was not started"
         directory = await self.library.directory(model.digest)
-        _require_adapter(model, directory)
+        _require_beside(model, directory)
         cache = None
         if self._prefixes is not None:
             place = partial(self._prefixes.place, model.weights or model.digest, model.digest, self._kv_bits)
             cache = await trio.to_thread.run_sync(place)
         load = Load(
             str(directory),
+            draft=str(directory / DRAFT_FOLDER) if model.modelfile.draft is not None else None,
             max_rows=self.scheduler.limits.parallel,
             kv_bits=self._kv_bits,
             memory_bytes=context_bytes,
@@ -369,10 +371,13 @@ async def _done(asked: Asked, model: ServedModel) -> Done:
     raise asked.worker.failure()
 
 
-def _require_adapter(model: ServedModel, directory: Path) -> None:
-    """Refuse a model whose recipe and files disagree about an adapter: it would not answer as it says."""
-    there = (directory / ADAPTER_FOLDER).is_dir()
-    if there and model.modelfile.adapter is None:
-        raise ModelRefused("it has an adapter among its files that its recipe does not name", model.name)
-    if not there and model.modelfile.adapter is not None:
-        raise ModelRefused("its recipe names an adapter that is not among its files", model.name)
+def _require_beside(model: ServedModel, directory: Path) -> None:
+    """Refuse a model whose recipe and files disagree about an adapter or a draft: it would not be what it says."""
+    recipe = model.modelfile
+    beside = ((ADAPTER_FOLDER, "an adapter", recipe.adapter), (DRAFT_FOLDER, "a draft", recipe.draft))
+    for folder, what, named in beside:
+        there = (directory / folder).is_dir()
+        if there and named is None:
+            raise ModelRefused(f"it has {what} among its files that its recipe does not name", model.name)
+        if not there and named is not None:
+            raise ModelRefused(f"its recipe names {what} that is not among its files", model.name)

@@ -13,6 +13,7 @@ from protocol.digest import Digest, digest_of
 from protocol.model_name import format_model_name, parse_model_name
 from protocol.modelfile import Modelfile
 from store.embedding_files import embeds
+from store.lora import FOLDER, WEIGHTS
 
 
 class DirectoryLibrary:
@@ -31,6 +32,7 @@ class DirectoryLibrary:
             size_bytes=sum(path.stat().st_size for path in directory.iterdir() if path.is_file()),
             modified_s=modified_s,
             details=_details(directory),
+            adapter=_adapter(directory),
         )
         self._models[full_name] = (model, directory)
         return model
@@ -53,6 +55,11 @@ class DirectoryLibrary:
     async def anatomy(self, digest: Digest) -> Anatomy:
         """Return how the model behind `digest` is made."""
         return read_directory(await self.directory(digest))
+
+
+def _adapter(directory: Path) -> str:
+    weights = directory / FOLDER / WEIGHTS
+    return digest_of(weights.read_bytes()) if weights.is_file() else ""
 
 
 def _details(directory: Path) -> ModelDetails:

@@ -14,7 +14,8 @@ import trio
 from node.models.demo import demo_directory
 from node.models.errors import ModelRefused
 from node.models.requests import GenerateRequest, Piece
-from node.models.service import Models, _words
+from node.models.questions import _words
+from node.models.service import Models
 from node.models.testing import DirectoryLibrary
 from node.ports import SystemClock, SystemEntropy
 from protocol.model_name import parse_model_name
