@@ -10,6 +10,7 @@ from hypercorn.config import Config as HypercornConfig
 from hypercorn.config import Sockets
 from hypercorn.trio.run import worker_serve
 from hypercorn.utils import wrap_app
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.config import Home, make_private_directory
 from node.errors import HomeUnusable, PortInUse
@@ -98,13 +99,35 @@ async def serve_http(
     config.graceful_timeout = grace_s
     config.keep_alive_timeout = KEEP_ALIVE_S
     config.include_server_header = False
+    finishing: Any = _Finishing(app)
     await worker_serve(
-        wrap_app(app, 0, "asgi"),
+        wrap_app(finishing, 0, "asgi"),
         config,
         sockets=Sockets([], [listener], []),
         shutdown_trigger=stopping.wait,
         task_status=task_status,
     )
+
+
+class _Finishing:
+    """Sends the end of every answer even while the work that led to it is being cancelled. Pure ASGI.
+
+    The server tells the app that the client has left before it has put the connection away itself; an app that stops
+    at that word would take the server along: connections stayed open, and were never counted as idle.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def finishing(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                with trio.CancelScope(shield=True):
+                    await send(message)
+            else:
+                await send(message)
+
+        await self._app(scope, receive, finishing)
 
 
 def remove_control_socket(home: Home) -> None:
