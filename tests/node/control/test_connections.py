@@ -9,8 +9,9 @@ from node.control.server import bind_api_socket, serve_http
 
 
 async def stops_when_left(scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "http":
-        await until_left(receive, lambda: JSONResponse({"said": True})(scope, receive, send))
+    if scope["type"] != "http":
+        raise NotImplementedError(scope["type"])  # how an app says that it knows no lifespan
+    await until_left(receive, lambda: JSONResponse({"said": True})(scope, receive, send))
 
 
 async def test_a_connection_that_was_to_be_closed_is_closed() -> None:
