@@ -100,7 +100,7 @@ class Batch:
             self._generate()
 
     def _read(self) -> None:
-        first = self._reader.rows[0]
+        first = self._reader.first
         try:
             read = self._reader.step(beside=bool(self._rows))
         except ModelError as error:

@@ -44,6 +44,11 @@ class KeptPrefixes:
         """What is held in memory."""
         return self._shelf.nbytes
 
+    @property
+    def exact(self) -> bool:
+        """Whether a row can begin only where caches were kept, because they cannot be cut, or not always."""
+        return self._plan is not None and bool(self._plan.in_states)
+
     def take(self, adapter: str, tokens: Sequence[int]) -> tuple[list[Any], int] | None:
         """Give caches for one row that may be written, with the first n of `tokens` read, and n <= len(tokens) - 1."""
         self._shelf.set_quiet(False)
@@ -78,6 +83,15 @@ class KeptPrefixes:
         if plan.whole or not uncut:
             self._keep_state(plan, path, len(tokens), caches)
         self._shelf.touch(path)
+
+    def keep_prompt(self, adapter: str, tokens: Sequence[int], caches: list[Any]) -> None:
+        """Take what can be cut out of the caches of one row that hold `tokens`; the row goes on.
+
+        Nothing is taken where only a state would serve: the end of the answer is a better place for one.
+        """
+        plan = self._plan
+        if plan is not None and not plan.whole and plan.is_uncut(len(tokens)):
+            self.keep(adapter, tokens, caches)
 
     def branch(self, adapter: str, tokens: Sequence[int]) -> int:
         """Return after how many of `tokens` the caches should be kept while the rest is read, 0 for nowhere.

@@ -10,12 +10,16 @@ import mlx.core as mx
 from node.models.engine.caches import (
     announce_padding,
     can_be_padded,
+    can_be_trimmed,
     compute,
     drop_padding,
     merge,
+    row_of,
     start,
 )
+from node.models.engine.prefix_tree import common_tokens
 from node.models.engine.rows import Adapters, Listener, Prefixes, Row
+from protocol.prefix_file import pack_tokens
 
 # mlx publishes no types for some of what is used here.
 _mx: Final[Any] = mx
@@ -28,6 +32,8 @@ ALONE_S: Final = 0.5
 # a pass is bound by memory, and in its time so many operations are done for each number that is read.
 OPERATIONS_A_NUMBER: Final = 16
 _FADING: Final = 0.5
+# So many tokens that two prompts begin with are worth to wait for, and to keep before the answer is there.
+SHARED_TOKENS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,18 @@ class Reader:
         self._pace = Pace()
         self._rows: deque[Row] = deque()
         self._branches: dict[Row, int] = {}
+        # Prompts that begin with so many tokens of another one, which is read first.
+        self._behind: dict[Row, tuple[Row, int]] = {}
+
+    @property
+    def first(self) -> Row:
+        """The row whose prompt is read next."""
+        for row, (ahead, count) in list(self._behind.items()):
+            if ahead not in self._rows or ahead.read >= count:
+                del self._behind[row]
+        while self._rows[0] in self._behind:
+            self._rows.rotate(-1)
+        return self._rows[0]
 
     @property
     def rows(self) -> Sequence[Row]:
@@ -92,13 +110,15 @@ class Reader:
         return self._rows
 
     def add(self, row: Row) -> None:
-        """Read the prompt of `row`, behind those that came before it."""
+        """Read the prompt of `row`, behind those that came before it; what it begins with alike is read once."""
+        if self._prefixes is not None:
+            self._line_up(row)
         self._rows.append(row)
 
     def drop(self, row: Row) -> None:
         """Read no further; what was read is kept for the next time."""
         self._rows.remove(row)
-        self._branches.pop(row, None)
+        self._forget(row)
         if row.read > row.cached:
             self._keep(row, row.read)
         row.caches = []
@@ -107,15 +127,17 @@ class Reader:
         """Let all rows go."""
         self._rows.clear()
         self._branches.clear()
+        self._behind.clear()
 
     def step(self, beside: bool) -> Read | None:
         """Read one chunk; return the rows that it completes. `beside` others that wait for their next token."""
         chunk = self._pace.chunk(beside)
-        self._begin(self._rows[0])
+        first = self.first
+        self._begin(first)
         short = self._short_ones(chunk)
         if len(short) > 1:
             return self._read_together(short)
-        row = short[0] if short else self._rows[0]
+        row = short[0] if short else first
         if short or self._is_last(row, chunk):
             return self._read_end(row)
         self._read_part(row, chunk)
@@ -123,22 +145,37 @@ class Reader:
         self._rows.rotate(-1)
         return None
 
+    def _line_up(self, row: Row) -> None:
+        """Let `row` wait for the prompt that begins most like its own, as long as that one is being read."""
+        tokens, most = pack_tokens(row.prompt), SHARED_TOKENS - 1
+        for other in self._rows:
+            alike = common_tokens(tokens, pack_tokens(other.prompt)) if other.adapter == row.adapter else 0
+            alike = min(alike, len(row.prompt) - 1, len(other.prompt) - 1)
+            if alike > most:
+                most, self._behind[row] = alike, (other, alike)
+        if row in self._behind:
+            ahead, alike = self._behind[row]
+            if ahead.read >= alike and ahead.read > ahead.cached and can_be_trimmed(ahead.caches):
+                self._keep(ahead, ahead.read)
+
     def _begin(self, row: Row) -> None:
         if row.caches:
             return
         taken = self._prefixes.take(row.adapter, row.prompt) if self._prefixes is not None else None
         row.caches, row.cached = taken if taken is not None else (self._fresh(), 0)
         row.read = row.cached
-        if self._prefixes is not None and (branch := self._prefixes.branch(row.adapter, row.prompt)) > row.read:
-            self._branches[row] = branch
+        if self._prefixes is not None:
+            self._branches[row] = self._prefixes.branch(row.adapter, row.prompt)
 
     def _short_ones(self, chunk: int) -> list[Row]:
         """Return rows whose rests can be read in one go together, of about the same length."""
         found: list[Row] = []
         longest = 0
         for row in self._rows:
+            if row in self._behind:
+                continue
             self._begin(row)
-            if row in self._branches or row.rest > chunk or not can_be_padded(row.caches):
+            if self._stop(row) or row.rest > chunk or not can_be_padded(row.caches):
                 continue
             longest = max(longest, row.rest)
             if longest * (len(found) + 1) > LARGEST_CHUNK:
@@ -147,7 +184,14 @@ class Reader:
         return found
 
     def _is_last(self, row: Row, chunk: int) -> bool:
-        return row.rest <= chunk and row not in self._branches
+        return row.rest <= chunk and not self._stop(row)
+
+    def _stop(self, row: Row) -> int:
+        """Return where the reading of `row` stops next because others begin there, 0 for nowhere before its end."""
+        stops = [self._branches.get(row, 0)]
+        if self._prefixes is not None and self._prefixes.exact:
+            stops += [count for ahead, count in self._behind.values() if ahead is row]
+        return min((stop for stop in stops if stop > row.read), default=0)
 
     def _read_together(self, rows: list[Row]) -> Read:
         caches = merge([row.caches for row in rows])
@@ -162,8 +206,12 @@ class Reader:
         return self._completed([row], caches, logits, plain=True)
 
     def _completed(self, rows: list[Row], caches: list[Any], logits: mx.array, *, plain: bool) -> Read:
-        for row in rows:
+        for number, row in enumerate(rows):
             self._rows.remove(row)
+            self._forget(row)
+            if self._prefixes is not None and len(row.prompt) - row.cached >= SHARED_TOKENS:
+                # The next one may come before this one is answered.
+                self._prefixes.keep_prompt(row.adapter, row.prompt, caches if plain else row_of(caches, number))
             row.caches = []
             row.read = len(row.prompt)
             self._listener.read(row)
@@ -194,18 +242,21 @@ class Reader:
         return logits[mx.arange(len(rows)), mx.array([length - 1 for length in lengths])]
 
     def _read_part(self, row: Row, chunk: int) -> None:
-        branch = self._branches.get(row)
+        stop = self._stop(row)
         # Where less than a chunk would be left for the end, the end is read with its prediction.
-        count = min(chunk, row.rest - 1, *([branch - row.read] if branch else []))
+        count = min(chunk, row.rest - 1, *([stop - row.read] if stop else []))
         began_s = self._now_s()
         self._call([row], [row.prompt[row.read : row.read + count]], row.caches)
         compute(row.caches)
         self._pace.took(count, self._now_s() - began_s)
         row.read += count
         self._listener.read(row)
-        if row.read == branch:
+        if row.read == stop or any(ahead is row and count <= row.read for ahead, count in self._behind.values()):
             self._keep(row, row.read)
-            del self._branches[row]
+
+    def _forget(self, row: Row) -> None:
+        self._branches.pop(row, None)
+        self._behind.pop(row, None)
 
     def _keep(self, row: Row, count: int) -> None:
         if self._prefixes is not None and count:

@@ -46,11 +46,18 @@ class Prefixes(Protocol):
     def misses(self) -> int:
         """How many did not."""
 
+    @property
+    def exact(self) -> bool:
+        """Whether a row can begin only where caches were kept, because they cannot be cut."""
+
     def take(self, adapter: str, tokens: Sequence[int]) -> "tuple[list[Any], int] | None":
         """Give caches for one row that may be written, with the first n of `tokens` read, and n <= len(tokens) - 1."""
 
     def keep(self, adapter: str, tokens: Sequence[int], caches: list[Any]) -> None:
         """Take what the caches of one row hold of `tokens`; a copy is kept, and the caches may be written on."""
+
+    def keep_prompt(self, adapter: str, tokens: Sequence[int], caches: list[Any]) -> None:
+        """Take what can be cut out of the caches of one row that hold exactly `tokens` and will be written on."""
 
     def branch(self, adapter: str, tokens: Sequence[int]) -> int:
         """Give after how many of `tokens` the caches should be kept while the rest is read, 0 for nowhere."""
