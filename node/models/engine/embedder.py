@@ -1,6 +1,6 @@
 """A loaded model of embeddings: token ids of some texts in, one vector of length 1 for each out."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,6 +71,11 @@ class Embedder:
         """Bytes that MLX holds now."""
         return int(mx.get_active_memory())
 
+    @property
+    def batch_tokens(self) -> int:
+        """How many tokens are read at once at most, filling included; one longer row goes alone."""
+        return self._reader.batch_tokens
+
     def encode(self, number: int, given: object, truncate: bool) -> Tokens:
         """Return the token ids of input `number`, a text or a list of token ids.
 
@@ -89,18 +94,6 @@ class Embedder:
         if self._token_bytes and len(found) > self._reader.batch_tokens:
             self._require_memory(number, len(found))
         return found
-
-    def batches(self, rows: Sequence[Tokens]) -> Iterator[list[int]]:
-        """Yield the numbers of rows that are best read together: of like length, and not too many tokens in all."""
-        batch: list[int] = []
-        # Longest first: what does not fit into memory shows at once.
-        for number in sorted(range(len(rows)), key=lambda number: -len(rows[number])):
-            if batch and (len(batch) + 1) * len(rows[batch[0]]) > self._reader.batch_tokens:
-                yield batch
-                batch = []
-            batch.append(number)
-        if batch:
-            yield batch
 
     def vectors(self, rows: Sequence[Tokens], pulse: Callable[[], None]) -> npt.NDArray[np.float32]:
         """Return one vector of length 1 for each of `rows`, read together; `pulse` may raise to stop the work.

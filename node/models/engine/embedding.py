@@ -1,22 +1,17 @@
 """Requests for embeddings inside the worker: several at once, one batch of each in turn, until each has its vectors."""
 
-import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import Protocol
 
 from node.models.engine.config_file import read_config
-from node.models.engine.embedder import Embedder, Tokens
+from node.models.engine.embedder import Embedder
+from node.models.engine.embedding_job import EmbeddingJob
 from node.models.engine.sentences import is_embedding_model
 from node.models.errors import InputInvalid, InputTooLong, ModelError, ModelRefused
 from protocol.worker.messages import (
-    MAX_VECTOR_BYTES,
     MAX_WHY_BYTES,
     Cancel,
     Done,
@@ -29,14 +24,7 @@ from protocol.worker.messages import (
     Progress,
     Ready,
     ToWorker,
-    Vectors,
 )
-
-# Vectors of so many inputs are held until they can go in order; within them, batches are formed by length.
-GROUP: Final = 256
-# Characters that are made into tokens between two looks at who else waits.
-STEP_CHARS: Final = 1 << 20
-_FLOAT: Final = np.dtype("<f4")
 
 
 class Commands(Protocol):
@@ -56,16 +44,8 @@ class Left(Exception):
     """Whoever asked does not wait any more."""
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A request that is being answered, and the steps of its work that are left."""
-
-    request: Embed
-    steps: Iterator[None]
-
-
 class EmbeddingAnswerer:
-    """Answers requests for embeddings with one model.
+    """Answers requests for embeddings with one model: each in turn, and what fits beside it read together with it.
 
     Memory is bounded: token ids of the requests that run, the vectors of one group each, and one batch. Every call
     must come from the thread that loaded the model.
@@ -82,7 +62,8 @@ class EmbeddingAnswerer:
         self._send = send
         self._is_cancelled = is_cancelled
         self._now_ns = now_ns
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[EmbeddingJob] = deque()
+        self._ended: list[int] = []
 
     @property
     def busy(self) -> bool:
@@ -91,29 +72,76 @@ class EmbeddingAnswerer:
 
     def take(self, request: Embed) -> None:
         """Begin a request; `step` goes on with it."""
-        self._jobs.append(_Job(request, self._work(request)))
+        self._jobs.append(EmbeddingJob(request, self._now_ns()))
 
-    def step(self) -> int | None:
-        """Do one batch of the request whose turn it is; return the request's number where that was its end."""
-        if not self._jobs:
-            return None
-        job = self._jobs.popleft()
-        number = job.request.request
+    def step(self) -> list[int]:
+        """Make tokens of some texts of each request, and do one batch; return the numbers of those that ended."""
+        for job in [job for job in self._jobs if self._is_cancelled(job.number)]:
+            self._end(job, Done(job.number, "cancelled", 0, 0, 0, 0, ()))
+        for job in [job for job in self._jobs if not job.is_read]:
+            self._guarded([job], partial(job.read_some, self.embedder))
+        for job in [job for job in self._jobs if job.is_read][:1]:
+            self._jobs.remove(job)
+            self._jobs.append(job)
+            self._do_batch(job)
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _do_batch(self, job: EmbeddingJob) -> None:
+        """Read rows of `job`, and rows of others that fit beside them, together."""
+        batch = [(job, row) for row in job.take(self.embedder.batch_tokens)]
+        if batch:
+            longest = job.length(batch[0][1])
+            for other in (other for other in self._jobs if other is not job and other.is_read):
+                room = self.embedder.batch_tokens // longest - len(batch)
+                batch += [(other, row) for row in other.take_fitting(longest, room)]
+        jobs = [*dict.fromkeys([job, *(owner for owner, _ in batch)])]
+        self._guarded(jobs, lambda: self._compute(batch))
+        for owner in jobs:
+            if owner in self._jobs:
+                self._tell(owner)
+
+    def _compute(self, batch: Sequence[tuple[EmbeddingJob, int]]) -> None:
+        if not batch:
+            return
+        numbers = {job.number for job, _ in batch}
+
+        def pulse() -> None:
+            if all(map(self._is_cancelled, numbers)):
+                raise Left
+
+        rows = [job.tokens(row) for job, row in batch]
+        for (job, row), vector in zip(batch, self.embedder.vectors(rows, pulse), strict=True):
+            job.put(row, vector)
+
+    def _tell(self, job: EmbeddingJob) -> None:
+        """Send what `job` has in order, and its end where nothing is left."""
+        if group := job.finished_group():
+            for vectors in group:
+                self._send(vectors)
+        if job.is_done:
+            self._end(job, Done(job.number, "stop", job.token_count, self._now_ns() - job.started_ns, 0, 0, ()))
+        elif job.total:
+            self._send(Progress(job.number, job.done, job.total))
+
+    def _guarded(self, jobs: Sequence[EmbeddingJob], work: Callable[[], None]) -> None:
+        """Do `work`; where it fails, `jobs` fail and no other."""
         try:
-            next(job.steps)
-        except StopIteration:
-            return number
+            work()
         except Left:
-            self._send(Done(number, "cancelled", 0, 0, 0, 0, ()))
-            return number
+            for job in jobs:
+                self._end(job, Done(job.number, "cancelled", 0, 0, 0, 0, ()))
         except ModelError as error:
-            self._send(_failed(number, error))
-            return number
-        except Exception as error:  # noqa: BLE001 - MLX and tokenizers raise anything; one request fails, the worker lives
-            self._send(Failed(number, "internal", type(error).__name__))
-            return number
-        self._jobs.append(job)
-        return None
+            for job in jobs:
+                self._end(job, _failed(job.number, error))
+        except Exception as error:  # noqa: BLE001 - MLX and tokenizers raise anything; requests fail, the worker lives
+            for job in jobs:
+                self._end(job, Failed(job.number, "internal", type(error).__name__))
+
+    def _end(self, job: EmbeddingJob, last: Done | Failed) -> None:
+        self._jobs.remove(job)
+        self._ended.append(job.number)
+        self._send(last)
 
     def serve(self, commands: Commands) -> None:
         """Answer all requests that come, until the first message that no model of embeddings is sent."""
@@ -121,7 +149,7 @@ class EmbeddingAnswerer:
             command = commands.waiting_command() if self.busy else commands.next_command()
             match command:
                 case None:
-                    if (ended := self.step()) is not None:
+                    for ended in self.step():
                         commands.forget(ended)
                 case Embed():
                     self.take(command)
@@ -134,7 +162,7 @@ class EmbeddingAnswerer:
                     return
 
     def _is_running(self, number: int) -> bool:
-        return any(job.request.request == number for job in self._jobs)
+        return any(job.number == number for job in self._jobs)
 
     def ready(self, notes: tuple[str, ...]) -> Ready:
         """Return what the node is told once the model is loaded."""
@@ -150,51 +178,6 @@ class EmbeddingAnswerer:
             can_generate=False,
             dimensions=embedder.dimensions,
         )
-
-    def _work(self, request: Embed) -> Iterator[None]:
-        """Answer `request` step by step: its tokens, then batch after batch; vectors go out in order."""
-        started_ns = self._now_ns()
-        pulse = partial(self._pulse, request)
-        rows: list[Tokens] = []
-        for found in self._rows(request):
-            rows += found
-            yield
-        total = len(rows)
-        tokens = sum(map(len, rows))
-        for first in range(0, total, GROUP):
-            group = rows[first : first + GROUP]
-            vectors = np.empty((len(group), self.embedder.dimensions), dtype=_FLOAT)
-            done = first
-            for batch in self.embedder.batches(group):
-                vectors[batch] = self.embedder.vectors([group[number] for number in batch], pulse)
-                done += len(batch)
-                self._send(Progress(request.request, done, total))
-                yield
-            self._send_vectors(request, first, vectors)
-        self._send(Done(request.request, "stop", tokens, self._now_ns() - started_ns, 0, 0, ()))
-
-    def _rows(self, request: Embed) -> Iterator[list[Tokens]]:
-        inputs: Sequence[object] = json.loads(request.inputs_json)
-        found: list[Tokens] = []
-        chars = 0
-        for number, given in enumerate(inputs):
-            self._pulse(request)
-            found.append(self.embedder.encode(number, given, request.truncate))
-            chars += len(given) if isinstance(given, str | list) else 0
-            if chars >= STEP_CHARS or len(found) >= GROUP:
-                yield found
-                found, chars = [], 0
-        yield found
-
-    def _pulse(self, request: Embed) -> None:
-        if self._is_cancelled(request.request):
-            raise Left
-
-    def _send_vectors(self, request: Embed, first: int, vectors: npt.NDArray[np.float32]) -> None:
-        at_once = max(1, MAX_VECTOR_BYTES // vectors[:1].nbytes)
-        for start in range(0, len(vectors), at_once):
-            data = vectors[start : start + at_once].tobytes()
-            self._send(Vectors(request.request, first + start, self.embedder.dimensions, data))
 
 
 def embeds(directory: Path) -> bool:

@@ -49,10 +49,7 @@ def load(directory: Path, memory_bytes: int = 0) -> "Embedder":
 
 def embed(embedder: "Embedder", inputs: list[Any], truncate: bool = True) -> Any:
     rows = [embedder.encode(number, given, truncate) for number, given in enumerate(inputs)]
-    vectors = np.empty((len(rows), embedder.dimensions), dtype=np.float32)
-    for batch in embedder.batches(rows):
-        vectors[batch] = embedder.vectors([rows[number] for number in batch], lambda: None)
-    return vectors
+    return embedder.vectors(rows, lambda: None)
 
 
 def tokens_of(directory: Path, text: str) -> list[int]:
@@ -232,15 +229,6 @@ def test_a_text_of_ten_megabytes_is_cut_or_refused_quickly(bert: Path) -> None:
     with pytest.raises(InputTooLong, match="input 0 has 65 tokens"):
         embedder.encode(0, "cat " * 63, False)
     assert len(embedder.encode(0, "cat " * 62, False)) == PLACES
-
-
-def test_a_batch_is_of_like_length_and_bounded(bert: Path) -> None:
-    embedder = load(bert)
-    rows = [np.full(length, 5, np.int32) for length in [1, 64] * 500]
-    batches = list(embedder.batches(rows))
-    assert sorted(number for batch in batches for number in batch) == list(range(1000))
-    assert max(len(batch) * max(len(rows[number]) for number in batch) for batch in batches) <= 2048
-    assert len(batches) == 17
 
 
 @pytest.mark.parametrize(
