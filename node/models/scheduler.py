@@ -9,7 +9,7 @@ from typing import Final
 import trio
 
 from node.models.backoff import Backoff
-from node.models.errors import ModelError, ModelResting, WorkerFailed, WorkerStopped
+from node.models.errors import ModelResting, WorkerFailed, WorkerStopped
 from node.models.fairness import Turns
 from node.models.library import ServedModel
 from node.models.memory import default_budget
@@ -223,7 +223,7 @@ class Scheduler:
     async def _sit_down(self, seat: Seat, worker: Worker, place: Place) -> None:
         try:
             self.residency.occupy(place, worker, seat)
-        except ModelError:
+        except BaseException:
             with trio.CancelScope(shield=True):
                 await self.residency.leave(place, worker)
             raise
