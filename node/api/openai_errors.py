@@ -4,6 +4,7 @@ from starlette.responses import JSONResponse, Response
 
 from node.api.errors import AnswerNotKept, ApiRefused, BodyInvalid
 from node.models.errors import (
+    FormatInvalid,
     InputInvalid,
     InputTooLong,
     ModelNotFound,
@@ -12,6 +13,7 @@ from node.models.errors import (
     PromptTooLong,
     RequestRefused,
     ServerBusy,
+    ToolsInvalid,
 )
 from protocol.errors import ModelNameInvalid
 
@@ -40,6 +42,10 @@ def openai_error(error: Exception) -> Response:
             status, param = 400, "input"
         case OptionInvalid():
             status, param = 400, error.option
+        case FormatInvalid():
+            status, param = 400, "response_format"
+        case ToolsInvalid():
+            status, param = 400, "tools"
         case RequestRefused():
             status = 400
         case ModelNameInvalid():

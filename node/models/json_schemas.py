@@ -139,13 +139,18 @@ def arguments_schema(tool: Mapping[str, Any]) -> dict[str, Any]:
     parameters = compiled_form(parameters_of(tool))
     if parameters.setdefault("type", "object") != "object":
         raise FormatInvalid(f"the parameters of tool {tool_name(tool)!r} are of a type that is not object")
+    if not isinstance(parameters.get("properties", {}), dict):
+        raise FormatInvalid(f"the properties of tool {tool_name(tool)!r} are no object")
+    required = parameters.get("required", [])
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        raise FormatInvalid(f"what tool {tool_name(tool)!r} requires is no list of names")
     if "properties" in parameters:
         parameters.setdefault("additionalProperties", False)
     return parameters
 
 
 def _tool_name(tool: Mapping[str, Any], index: int) -> str:
-    function = tool.get("function")
+    function = tool.get("function") if isinstance(tool, dict) else None
     if not isinstance(function, dict):
         raise ToolsInvalid(f"number {index + 1} is no function")
     name = function.get("name")

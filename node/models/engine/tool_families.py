@@ -36,7 +36,7 @@ _KIMI_K3: Final = JsonCalls(
 _MISTRAL_LIST: Final = Family(
     JsonCalls('{"name": {json_name}, "arguments": ', "}"), wrapped=False, opening="[", closing="]", between=", "
 )
-_FAMILIES: Final[Mapping[str, Family]] = {
+FAMILIES: Final[Mapping[str, Family]] = {
     "json_tools": Family(_JSON),
     "mistral": Family(JsonCalls("{name}[ARGS]", "")),
     "kimi_k2": Family(_KIMI_K2, wrapped=False),
@@ -62,4 +62,4 @@ def family_of(parser: str, vocabulary: Collection[str]) -> Family | None:
     """Return the syntax of a parser's family; None if calls cannot be held to it."""
     if parser == "mistral" and "[ARGS]" not in vocabulary:
         return _MISTRAL_LIST
-    return _FAMILIES.get(parser)
+    return FAMILIES.get(parser)

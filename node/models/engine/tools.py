@@ -15,7 +15,7 @@ from typing import Any, Final
 from node.models.engine.grammar import Grammars
 from node.models.errors import FormatInvalid
 from node.models.json_grammar import json_rule
-from node.models.json_schemas import arguments_schema, tool_name
+from node.models.json_schemas import arguments_schema, compiled_form, tool_name
 
 MAX_CALLS: Final = 64
 # A text argument that has none of these may be any text.
@@ -85,11 +85,16 @@ class Argument:
     @property
     def words(self) -> tuple[str, ...] | None:
         """The texts that it may be, written as they are; empty: any text; None: it is written as JSON."""
-        choices = self.schema.get("enum", [self.schema["const"]] if "const" in self.schema else None)
-        if choices is not None and self.schema.get("type", "string") == "string":
-            plain = all(isinstance(word, str) and _PLAIN_WORD.fullmatch(word) for word in choices)
-            return tuple(choices) if plain and choices and not _BINDING & set(self.schema) - {"enum", "const"} else None
-        return () if self.schema.get("type") == "string" and not _BINDING & set(self.schema) else None
+        binding = _BINDING & set(self.schema)
+        if not binding:
+            return () if self.schema.get("type") == "string" else None
+        choices = (
+            self.schema.get("enum") if binding == {"enum"} else [self.schema["const"]] if binding == {"const"} else None
+        )
+        if not isinstance(choices, list) or self.schema.get("type", "string") != "string" or not choices:
+            return None
+        plain = all(isinstance(word, str) and _PLAIN_WORD.fullmatch(word) for word in choices)
+        return tuple(choices) if plain else None
 
 
 def arguments_of(tool: Mapping[str, Any]) -> list[Argument]:
@@ -99,6 +104,10 @@ def arguments_of(tool: Mapping[str, Any]) -> list[Argument]:
         FormatInvalid: they depend on each other, so that they cannot be written one by one.
     """
     schema = arguments_schema(tool)
+    if any(
+        below is False for name, below in schema.get("properties", {}).items() if name in schema.get("required", [])
+    ):
+        raise FormatInvalid(f"tool {tool_name(tool)!r} requires what it does not allow")
     if unknown := sorted(set(schema) - _OBJECT_WORDS):
         raise FormatInvalid(f"tool {tool_name(tool)!r}: this model's calls cannot be held to {unknown[0]!r}")
     _require_plain(tool, [tool_name(tool), *schema.get("properties", {})])
@@ -106,8 +115,9 @@ def arguments_of(tool: Mapping[str, Any]) -> list[Argument]:
     properties = {**schema.get("properties", {}), **{n: {} for n in required if n not in schema.get("properties", {})}}
     shared: dict[str, Any] = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
     return [
-        Argument(name, {**shared, **(below if isinstance(below, dict) else {})}, name in required)
+        Argument(name, {**shared, **compiled_form(below if isinstance(below, dict) else True)}, name in required)
         for name, below in properties.items()
+        if below is not False
     ]
 
 

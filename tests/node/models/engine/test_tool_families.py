@@ -86,6 +86,10 @@ USUAL = {
     "days:3,night:true}<end_function_call>",
     "pythonic": '<|tool_call_start|>[get_weather(city="Paris", unit="celsius", days=3, night=true)]<|tool_call_end|>',
 }
+# With and without its marks as tokens; one family is known by them.
+CASES = [(name, True) for name, marks in FAMILIES.items() if marks] + [
+    (name, False) for name in FAMILIES if name != "kimi_k3"
+]
 ENDINGS = (
     "\n</parameter>",
     "</tool_call>",
@@ -121,17 +125,16 @@ def _directory(parent: Path, family: str, *, marked: bool) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module", params=[(family, marked) for family in FAMILIES for marked in (True, False)])
+@pytest.fixture(scope="module", params=CASES)
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> "tuple[str, Any, Forms]":
     """Give a family's name, tokenizer and forms."""
-    from node.models.engine.forms import Forms
-
     name, marked = request.param
-    if marked and not FAMILIES[name]:
-        pytest.skip("its marks are words")
-    if name == "kimi_k3" and not marked:
-        pytest.skip("a family by its tokens")
     tokenizer = walking.load_tokenizer(_directory(tmp_path_factory.mktemp(name), name, marked=marked))
+    return name, tokenizer, _forms(tokenizer)
+
+
+def _forms(tokenizer: Any) -> "Forms":
+    from node.models.engine.forms import Forms
 
     def read(text: str, tools: Any) -> list[tuple[str, str]]:
         try:
@@ -141,7 +144,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         calls = parsed if isinstance(parsed, list) else [parsed]
         return [(call["name"], json.dumps(call["arguments"])) for call in calls]
 
-    return name, tokenizer, Forms(tokenizer, len(tokenizer), read)
+    return Forms(tokenizer, len(tokenizer), read)
 
 
 def test_what_its_models_write_is_allowed_and_read(family: "tuple[str, Any, Forms]") -> None:
@@ -170,7 +173,7 @@ def test_what_its_models_write_is_allowed_and_read(family: "tuple[str, Any, Form
     assert not walking.said(meaning).strip()
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_a_walk_through_random_tools_gives_calls_that_validate(family: "tuple[str, Any, Forms]", seed: int) -> None:
     _, tokenizer, forms = family
     source = Random(seed)
@@ -202,11 +205,11 @@ def test_a_walk_through_random_tools_gives_calls_that_validate(family: "tuple[st
     assert checked
 
 
-def test_a_call_under_another_parser_is_still_read(family: "tuple[str, Any, Forms]") -> None:
-    name, _, forms = family
-    if name != "qwen3_coder":
-        pytest.skip("one family is enough")
-    form = forms.form(walking.request(tools_json=json.dumps([WEATHER])), "prompt")
+def test_a_call_in_the_words_of_its_family_that_the_grammar_would_not_write_is_still_read(
+    tmp_path: Path,
+) -> None:
+    tokenizer = walking.load_tokenizer(_directory(tmp_path, "qwen3_coder", marked=False))
+    form = _forms(tokenizer).form(walking.request(tools_json=json.dumps([WEATHER])), "prompt")
     meaning = form.feed("<tool_call><function=get_weather><parameter=city>Paris</parameter></function></tool_call>")
     assert [json.loads(call.arguments_json) for call in walking.called(meaning)] == [{"city": "Paris"}]
 
