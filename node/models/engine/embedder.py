@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from node.models.engine.config_file import context_tokens, read_config
+from node.models.engine.config_file import context_tokens, one_line, read_config
 from node.models.engine.encoder import Encoder
 from node.models.engine.encoder_shape import FAMILIES
 from node.models.engine.engine import load_trunk
@@ -62,9 +62,14 @@ class Embedder:
         config = read_config(directory)
         model_type = str(config["model_type"])
         sentences = read_sentences(directory)
-        if model_type in FAMILIES:
-            return _load_encoder(directory, model_type, config, sentences)
-        return _load_decoder(directory, model_type, sentences, memory_bytes)
+        try:
+            if model_type in FAMILIES:
+                return _load_encoder(directory, model_type, config, sentences)
+            return _load_decoder(directory, model_type, sentences, memory_bytes)
+        except ModelRefused:
+            raise
+        except Exception as error:  # damaged files can make MLX raise anything; the load is refused
+            raise ModelRefused(one_line(error)) from error
 
     @property
     def memory_bytes(self) -> int:

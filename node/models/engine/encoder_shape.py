@@ -173,7 +173,7 @@ def read_shape(model_type: str, config: Mapping[str, Any]) -> EncoderShape:
     words = family.words
     _require_known(model_type, config)
     activation = config.get(words["activation"], "gelu")
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ModelRefused(f"config.json: {words['activation']} {str(activation)[:40]!r} is not known here")
     shape = EncoderShape(
         family=family,
@@ -188,7 +188,7 @@ def read_shape(model_type: str, config: Mapping[str, Any]) -> EncoderShape:
         # The one family without this word in its config has it in its code.
         padding=_size(config, "pad_token_id", default=1) if family.padded else 0,
         epsilon=_epsilon(config),
-        activation=str(activation),
+        activation=activation,
     )
     if shape.hidden % shape.heads or shape.max_tokens < 1:
         raise ModelRefused("config.json: its sizes do not fit each other")

@@ -301,6 +301,15 @@ def test_files_that_say_what_is_not_known_are_refused(bert: Path, file: str, con
         load(bert)
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json", "modules.json"])
+@pytest.mark.parametrize("kept", [0, 7, 0.5, 0.999])
+def test_a_file_cut_short_is_refused(bert: Path, file: str, kept: float) -> None:
+    content = (bert / file).read_bytes()
+    (bert / file).write_bytes(content[: int(kept if kept >= 1 else kept * len(content))])
+    with pytest.raises(ModelRefused):
+        load(bert)
+
+
 def test_newer_words_for_pooling_are_known(bert: Path) -> None:
     plain = embed(load(bert), TEXTS)
     write_json(bert / "1_Pooling" / "config.json", {"embedding_dimension": HIDDEN, "pooling_mode": "mean"})
