@@ -51,16 +51,21 @@ class Answerer:
     """Answers requests with one engine. All calls come from the thread that loaded it; messages leave from another."""
 
     def __init__(
-        self, engine: Engine, load: Load, send: Callable[[Sequence[FromWorker]], None], now_ns: Callable[[], int]
+        self,
+        engine: Engine,
+        load: Load,
+        send: Callable[[Sequence[FromWorker]], None],
+        now_ns: Callable[[], int],
+        disk: PrefixDisk | None = None,
     ) -> None:
-        """Take a loaded model, the node's wishes for it, and what sends the messages of one step."""
+        """Take a loaded model, the node's wishes for it, what sends the messages of one step, and kept prefixes."""
         self.engine = engine
         self._max_rows = load.max_rows
         self._now_ns = now_ns
         fresh = engine.row_maker(load.kv_bits)
         share = prefix_share(load.memory_bytes, psutil.virtual_memory().total)
         shape = f"{engine.shape}, {load.kv_bits} bits"
-        self._prefixes = KeptPrefixes(fresh, shape, share, PrefixDisk(load.cache) if load.cache is not None else None)
+        self._prefixes = KeptPrefixes(fresh, shape, share, disk)
         self._adapters = LoraBank(engine.model, engine.load_adapters)
         self._speech = Speech(engine, send, now_ns)
         self.kv_bytes_per_token = _bytes_per_token(engine, fresh)
@@ -271,7 +276,9 @@ def open_answerer(load: Load, send: Callable[[Sequence[FromWorker]], None], now_
     Raises:
         ModelRefused: the model's files cannot be served.
     """
-    return Answerer(Engine.load(Path(load.directory)), load, send, now_ns)
+    # It looks through its files while the model is read.
+    disk = PrefixDisk(load.cache) if load.cache is not None else None
+    return Answerer(Engine.load(Path(load.directory)), load, send, now_ns, disk)
 
 
 def failure(request: int, error: ModelError) -> Failed:

@@ -83,6 +83,7 @@ class KeptPrefixes:
         if plan.whole or not uncut:
             self._keep_state(plan, path, len(tokens), caches)
         self._shelf.touch(path)
+        self._shelf.write_some()
 
     def keep_prompt(self, adapter: str, tokens: Sequence[int], caches: list[Any]) -> None:
         """Take what can be cut out of the caches of one row that hold `tokens`; the row goes on.

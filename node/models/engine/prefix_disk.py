@@ -42,7 +42,7 @@ MAX_FILES: Final = 16_384
 # What nobody came back to for so long is let go: it is made of what people wrote.
 MAX_AGE_S: Final = 7 * 24 * 3600.0
 # So long a file waits for a moment in which nobody is being answered.
-PATIENCE_S: Final = 5.0
+PATIENCE_S: Final = 2.0
 READERS: Final = 4
 # The newest files are opened ahead, while the model loads: the first question then finds them ready.
 AHEAD_BYTES: Final = 64 * 1024 * 1024
@@ -107,6 +107,11 @@ class PrefixDisk:
 
         self._pending[name] = views
         self._jobs.put(job)
+
+    @property
+    def pending(self) -> int:
+        """How many files are to be written."""
+        return len(self._pending)
 
     def touch(self, names: Sequence[bytes]) -> None:
         """Note that these files were of use now."""

@@ -16,6 +16,8 @@ from node.models.engine.prefix_tree import OVERHEAD_BYTES, Held, Page, State
 from protocol.prefix_file import MAX_BODY_BYTES, PAGE_TOKENS, TOKEN_BYTES, Kind, PrefixHeader
 
 _mx: Final[Any] = mx
+# So many files are given to the disk at once while somebody is being answered.
+AT_ONCE: Final = 32
 
 
 class Shelf:
@@ -104,12 +106,16 @@ class Shelf:
                 self._unfile(held)
                 if not held.in_memory:
                     self._remove(held)
-        for held in self._unwritten:
-            if not held.gone and not held.in_file and held.in_memory:
-                self._write(self._disk, held)
-        self._unwritten.clear()
+        for held in list(self._unwritten):
+            self._write_once(self._disk, held)
         self._fit()
         self._disk.set_quiet(True)
+
+    def write_some(self) -> None:
+        """Give a part of it to the disk where much has come together, because somebody is always being answered."""
+        if self._disk is not None and len(self._unwritten) > 2 * AT_ONCE and self._disk.pending < AT_ONCE:
+            for held in list(self._unwritten)[:AT_ONCE]:
+                self._write_once(self._disk, held)
 
     def close(self) -> None:
         """Write what is not on the disk yet, and wait for it."""
@@ -185,6 +191,11 @@ class Shelf:
             return False
         self.hold_page(held, run)
         return True
+
+    def _write_once(self, disk: PrefixDisk, held: Held) -> None:
+        del self._unwritten[held]
+        if not held.gone and not held.in_file and held.in_memory:
+            self._write(disk, held)
 
     def _write(self, disk: PrefixDisk, held: Held) -> None:
         parent = held.parent

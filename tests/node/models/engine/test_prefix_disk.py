@@ -200,6 +200,23 @@ def test_a_directory_that_takes_nothing_costs_nothing(tmp_path: Path) -> None:
     lost_again.close()
 
 
+def test_a_worker_that_is_never_idle_writes_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from node.models.engine import prefix_disk
+
+    monkeypatch.setattr(prefix_disk, "PATIENCE_S", 0.001)
+    prefixes = life(tmp_path, "gemma3_text")
+    for seed in range(12):
+        answer(prefixes, "gemma3_text", words(seed, 600))
+    deadline = time.monotonic() + 20
+    while len(files(tmp_path)) < 16:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    prefixes.close()
+    again = life(tmp_path, "gemma3_text")
+    assert answer(again, "gemma3_text", words(0, 600))[0] == without("gemma3_text", words(0, 600))
+    again.close()
+
+
 WRITER = """
 import sys
 from pathlib import Path
