@@ -174,6 +174,10 @@ class Scheduler:
         seat = self._seats.get(_key(model))
         return seat is not None and (seat.alive is not None or seat.loading is not None)
 
+    def is_cold(self) -> bool:
+        """Return whether nothing is in memory, or on its way there."""
+        return all(seat.alive is None and seat.loading is None for seat in self._seats.values())
+
     def has_room(self) -> bool:
         """Return whether one more model can be loaded without letting another one go."""
         return self.residency.has_room()

@@ -228,7 +228,7 @@ class Models:
 
     async def _found(self, name: str) -> ServedModel:
         """Return the model of that name; a process for it is started meanwhile, where it will need one."""
-        if not self.scheduler.loaded():
+        if self.scheduler.is_cold():
             self._spare.prepare()
         model = await self.library.find(name)
         if not self.scheduler.is_loaded(model):
