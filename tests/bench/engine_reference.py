@@ -72,9 +72,8 @@ class Sides:
 
     def stream_generate(self, prompts: Sequence[list[int]], most: int) -> Took:
         """Answer one prompt with mlx-lm's loop for one."""
-        from mlx_lm.generate import generate_step
-
         import mlx.core as mx
+        from mlx_lm.generate import generate_step
 
         began_s = time.perf_counter()
         tokens, times = [], []
@@ -126,9 +125,7 @@ def prompts_of(engine: Any, count: int, tokens: int = 30) -> list[list[int]]:
     return found
 
 
-def compare(
-    what: str, turns: int, ours: Callable[[], Took], theirs: Callable[[], Took], *, same: bool = True
-) -> None:
+def compare(what: str, turns: int, ours: Callable[[], Took], theirs: Callable[[], Took], *, same: bool = True) -> None:
     """Print one line: both sides' first token and rate, and the ratios."""
     pairs = []
     for turn in range(turns + 1):
