@@ -1,6 +1,9 @@
 """Families' marks: thinking, answers and calls come apart, wherever the text is cut into pieces."""
 
+import json
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -17,68 +20,16 @@ KIMI = Dialect(
 MISTRAL = Dialect(think=("[THINK]", "[/THINK]"), tool=("[TOOL_CALLS]", ""))
 Parts = list[tuple[str, str]]
 
-ANSWERS: list[tuple[Dialect, bool, str, Parts]] = [
-    (QWEN, False, "Hello.", [("content", "Hello.")]),
-    (QWEN, False, "<think>\nHm.\n</think>\n\nHi.", [("thinking", "Hm.\n"), ("content", "Hi.")]),
-    (QWEN, True, "Hm.\n</think>\n\nHi.", [("thinking", "Hm.\n"), ("content", "Hi.")]),
-    (QWEN, True, "Hm.</think>\n<tool_call>{}</tool_call>", [("thinking", "Hm."), ("tool call", "{}")]),
-    (
-        QWEN,
-        False,
-        "Two:\n<tool_call>\n{1}\n</tool_call>\n<tool_call>{2}</tool_call>",
-        [("content", "Two:\n"), ("tool call", "{1}\n"), ("tool call", "{2}")],
-    ),
-    (QWEN, False, "a < b <thin <tool", [("content", "a < b <thin <tool")]),
-    (QWEN, True, "never closed", [("thinking", "never closed")]),
-    (GEMMA, False, "<|channel>thought\nHm.<channel|>Hi.", [("thinking", "Hm."), ("content", "Hi.")]),
-    (
-        KIMI,
-        False,
-        "<|open|>think<|sep|>Hm.<|close|>think<|sep|><|open|>response<|sep|>Hi.<|close|>response<|sep|>"
-        "<|open|>tools<|sep|>x<|close|>tools<|sep|><|close|>message<|sep|>",
-        [("thinking", "Hm."), ("content", "Hi."), ("tool call", "x")],
-    ),
-    (
-        MISTRAL,
-        False,
-        "[THINK]Hm.[/THINK]Hi.[TOOL_CALLS]a[ARGS]{}",
-        [("thinking", "Hm."), ("content", "Hi."), ("tool call", "a[ARGS]{}")],
-    ),
-    (
-        HARMONY,
-        False,
-        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Hi.",
-        [("thinking", "Hm."), ("content", "Hi.")],
-    ),
-    (
-        HARMONY,
-        False,
-        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary to=functions.get_weather "
-        '<|constrain|>json<|message|>{"city":"Paris"}<|call|>',
-        [("thinking", "Hm."), ("tool call", 'get_weather <|constrain|>json<|message|>{"city":"Paris"}')],
-    ),
-    (
-        HARMONY,
-        False,
-        "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant to=functions.clock<|channel|>commentary "
-        "json<|message|>{}",
-        [("content", "I look."), ("tool call", "clock<|channel|>commentary json<|message|>{}")],
-    ),
-    (HARMONY, False, "<|channel|>final <|constrain|>json<|message|>{}<|return|>", [("content", "{}")]),
-    (
-        MUSE_SPARK,
-        False,
-        "to=self<|message|>Hm.<|eom|><|start|>assistant to=user<|message|>Hi.<|eot|>",
-        [("thinking", "Hm."), ("content", "Hi.")],
-    ),
-    (
-        MUSE_SPARK,
-        False,
-        " to=self<|message|>Hm.<|eom|><|start|>assistant to=tool<|message|><atem:function_calls>\nx"
-        "</atem:function_calls>",
-        [("thinking", "Hm."), ("tool call", "x")],
-    ),
-]
+VECTORS = Path(__file__).parents[4] / "specs" / "vectors" / "0029-held-answers"
+ANSWERS = json.loads((VECTORS / "marks.json").read_text(encoding="utf-8"))
+DIALECTS = {
+    "think tags": QWEN,
+    "gemma": GEMMA,
+    "kimi k3": KIMI,
+    "mistral": MISTRAL,
+    "harmony": HARMONY,
+    "muse spark": MUSE_SPARK,
+}
 
 
 def _splitter(dialect: Dialect, *, opened: bool) -> Splitter:
@@ -95,8 +46,9 @@ def _parts(segments: list[Segment]) -> Parts:
     return joined
 
 
-@pytest.mark.parametrize(("dialect", "opened", "text", "parts"), ANSWERS)
-def test_an_answer_comes_apart_however_it_is_cut(dialect: Dialect, opened: bool, text: str, parts: Parts) -> None:
+@pytest.mark.parametrize("vector", ANSWERS)
+def test_an_answer_comes_apart_however_it_is_cut(vector: dict[str, Any]) -> None:
+    dialect, opened, text = DIALECTS[vector["input"]["marks"]], vector["input"]["opened"], vector["input"]["text"]
     source = Random(text)
     for most in (1, 2, 5, len(text)):
         splitter = _splitter(dialect, opened=opened)
@@ -106,7 +58,7 @@ def test_an_answer_comes_apart_however_it_is_cut(dialect: Dialect, opened: bool,
             size = source.randint(1, most)
             segments += splitter.feed(text[place : place + size])
             place += size
-        assert _parts(segments + splitter.finish()) == parts
+        assert _parts(segments + splitter.finish()) == [tuple(part) for part in vector["parts"]]
 
 
 @pytest.mark.parametrize(

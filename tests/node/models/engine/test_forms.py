@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.model
 
 
+VECTORS = Path(__file__).parents[4] / "specs" / "vectors" / "0029-held-answers"
+SCHEMAS = json.loads((VECTORS / "schemas.json").read_text(encoding="utf-8"))
 WEATHER = {
     "type": "function",
     "function": {
@@ -217,27 +220,14 @@ def test_marks_within_a_held_answer_are_its_own_words(forms: "Forms") -> None:
     assert walking.said(meaning) == '{"a": "<think><tool_call>"}'
 
 
-@pytest.mark.parametrize(
-    ("schema", "named"),
-    [
-        ({"not": {"type": "string"}}, "not"),
-        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
-        ({"type": "string", "pattern": "(?=a)b"}, "look-around"),
-        ({"$ref": "https://example.com/a"}, "example.com"),
-        ({"$ref": "#"}, "no answer"),
-        ({"type": "integer", "minimum": 5, "maximum": 2}, "minimum"),
-        ({"type": "nope"}, "nope"),
-        (False, "false"),
-    ],
-)
-def test_what_cannot_be_kept_to_is_refused_by_name(forms: "Forms", schema: object, named: str) -> None:
-    with pytest.raises(FormatInvalid, match=named):
-        forms.form(walking.request(format_json=json.dumps(schema)), "prompt")
-
-
-def test_compiler_options_in_a_schema_do_not_count(forms: "Forms") -> None:
-    with pytest.raises(FormatInvalid, match="not"):
-        forms.form(walking.request(format_json='{"x-guidance": {"lenient": true}, "not": {}}'), "prompt")
+@pytest.mark.parametrize("vector", SCHEMAS, ids=lambda vector: vector["comment"])
+def test_a_schema_is_kept_to_or_refused_by_name(forms: "Forms", vector: dict[str, Any]) -> None:
+    wanted = walking.request(format_json=json.dumps(vector["input"]))
+    if vector["expect"] == "ok":
+        assert forms.form(wanted, "prompt").constraint is not None
+        return
+    with pytest.raises(FormatInvalid, match=vector["reason"]):
+        forms.form(wanted, "prompt")
 
 
 @pytest.mark.parametrize(

@@ -56,35 +56,10 @@ WEATHER = {
         },
     },
 }
-ARGUMENTS = {"city": "Paris", "unit": "celsius", "days": 3, "night": True}
+VECTORS = Path(__file__).parents[4] / "specs" / "vectors" / "0029-held-answers"
 # What models of the family write, as their templates show it.
 USUAL = {
-    "json_tools": f'<tool_call>\n{{"name": "get_weather", "arguments": {json.dumps(ARGUMENTS)}}}\n</tool_call>',
-    "mistral": f"[TOOL_CALLS]get_weather[ARGS]{json.dumps(ARGUMENTS)}",
-    "kimi_k2": "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>"
-    f"{json.dumps(ARGUMENTS)}<|tool_call_end|><|tool_calls_section_end|>",
-    "kimi_k3": '<|open|>tools<|sep|><|open|>call tool="get_weather" index="1"<|sep|>'
-    f'<|open|>json type="object"<|sep|>{json.dumps(ARGUMENTS)}<|close|>json<|sep|><|close|>call<|sep|>'
-    "<|close|>tools<|sep|>",
-    "qwen3_coder": "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=unit>\n"
-    "celsius\n</parameter>\n<parameter=days>\n3\n</parameter>\n<parameter=night>\ntrue\n</parameter>\n</function>\n"
-    "</tool_call>",
-    "glm47": "<tool_call>get_weather<arg_key>city</arg_key><arg_value>Paris</arg_value><arg_key>unit</arg_key>"
-    "<arg_value>celsius</arg_value>\n<arg_key>days</arg_key><arg_value>3</arg_value><arg_key>night</arg_key>"
-    "<arg_value>true</arg_value></tool_call>",
-    "longcat": "<longcat_tool_call>get_weather\n<longcat_arg_key>city</longcat_arg_key><longcat_arg_value>Paris"
-    "</longcat_arg_value>\n<longcat_arg_key>unit</longcat_arg_key><longcat_arg_value>celsius</longcat_arg_value>\n"
-    "<longcat_arg_key>days</longcat_arg_key><longcat_arg_value>3</longcat_arg_value>\n<longcat_arg_key>night"
-    "</longcat_arg_key><longcat_arg_value>true</longcat_arg_value>\n</longcat_tool_call>",
-    "minimax_m2": '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">Paris</parameter>\n'
-    '<parameter name="unit">celsius</parameter>\n<parameter name="days">3</parameter>\n'
-    '<parameter name="night">true</parameter>\n</invoke>\n</minimax:tool_call>',
-    "minicpm5": '<function name="get_weather"><param name="city">Paris</param><param name="unit">celsius</param>'
-    '<param name="days">3</param><param name="night">true</param></function>',
-    "gemma4": '<|tool_call>call:get_weather{city:<|"|>Paris<|"|>,unit:<|"|>celsius<|"|>,days:3,night:true}<tool_call|>',
-    "function_gemma": "<start_function_call>call:get_weather{city:<escape>Paris<escape>,unit:<escape>celsius<escape>,"
-    "days:3,night:true}<end_function_call>",
-    "pythonic": '<|tool_call_start|>[get_weather(city="Paris", unit="celsius", days=3, night=true)]<|tool_call_end|>',
+    vector["input"]["family"]: vector for vector in json.loads((VECTORS / "calls.json").read_text(encoding="utf-8"))
 }
 # With and without its marks as tokens; one family is known by them.
 CASES = [(name, True) for name, marks in FAMILIES.items() if marks] + [
@@ -104,7 +79,6 @@ ENDINGS = (
     '<|"|>',
     "<escape>",
 )
-USUAL["laguna"] = USUAL["glm47"]
 
 
 def _directory(parent: Path, family: str, *, marked: bool) -> Path:
@@ -154,9 +128,9 @@ def test_what_its_models_write_is_allowed_and_read(family: "tuple[str, Any, Form
     assert constraint is not None
     meaning = []
     if name == "mistral" and "[ARGS]" not in tokenizer.get_vocab():
-        text = f'[TOOL_CALLS][{{"name": "get_weather", "arguments": {json.dumps(ARGUMENTS)}}}]'
+        text = f'[TOOL_CALLS][{{"name": "get_weather", "arguments": {json.dumps(USUAL[name]["arguments"])}}}]'
     else:
-        text = USUAL[name]
+        text = USUAL[name]["input"]["text"]
     detokenizer = tokenizer.detokenizer
     for token in tokenizer.encode(text, add_special_tokens=False):
         mask = constraint.mask()
@@ -168,7 +142,7 @@ def test_what_its_models_write_is_allowed_and_read(family: "tuple[str, Any, Form
     detokenizer.finalize()
     meaning += form.feed(detokenizer.last_segment) + form.finish()
     assert [(call.name, json.loads(call.arguments_json)) for call in walking.called(meaning)] == [
-        ("get_weather", ARGUMENTS)
+        (USUAL[name]["name"], USUAL[name]["arguments"])
     ]
     assert not walking.said(meaning).strip()
 
