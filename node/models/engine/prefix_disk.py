@@ -99,7 +99,7 @@ class PrefixDisk:
 
         def job() -> None:
             self._quiet.wait(PATIENCE_S)
-            self._write(name, header, b"".join(views))
+            self._write(name, header, views)
             if self._pending.get(name) is views:
                 del self._pending[name]
             for old in instead_of:
@@ -176,7 +176,11 @@ class PrefixDisk:
         for name, tensors in self._newest:
             if self._wanted.is_set():
                 return
-            if (body := self._read_file(name, tensors)) is not None:
+            try:
+                body = self._read_file(name, tensors)
+            except MemoryError:  # bounded while a template is rendered; it is read when it is wanted
+                return
+            if body is not None:
                 self._ahead[name] = body
 
     def _look_at(self, entry: "os.DirEntry[str]") -> Found | None:
@@ -218,7 +222,7 @@ class PrefixDisk:
             self._unlink(name)
             return None
 
-    def _write(self, name: bytes, header: PrefixHeader, body: bytes) -> None:
+    def _write(self, name: bytes, header: PrefixHeader, views: Sequence[memoryview]) -> None:
         nonces = random_bytes(NONCE_BYTES), random_bytes(NONCE_BYTES)
         path = self._path(name)
         # A name of this process's own: for a moment two workers may know the directory.
@@ -226,11 +230,11 @@ class PrefixDisk:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             with open(os.open(temporary, flags, 0o600), "wb") as file:  # noqa: PTH123 - by descriptor, for its mode
-                for part in seal_prefix(self.keys, header, body, *nonces):
+                for part in seal_prefix(self.keys, header, b"".join(views), *nonces):
                     file.write(part)
             # Not flushed to the medium: what a power cut tears does not open, and is computed again.
             temporary.replace(path)
-        except OSError:
+        except (OSError, MemoryError):  # memory is bounded while a template is rendered
             self._failed.put(name)
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
