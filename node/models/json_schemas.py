@@ -122,6 +122,11 @@ def tool_name(tool: Mapping[str, Any]) -> str:
     return str(tool["function"]["name"])
 
 
+def is_strict(tool: Mapping[str, Any]) -> bool:
+    """Return whether a tool's calls are to keep to its schema also where the model makes them by itself."""
+    return tool["function"].get("strict") is True
+
+
 def parameters_of(tool: Mapping[str, Any]) -> dict[str, Any]:
     """Return the JSON schema of a tool's arguments; a tool that declares none takes none."""
     parameters = tool["function"].get("parameters")

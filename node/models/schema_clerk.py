@@ -11,7 +11,15 @@ from typing import Any, Final
 import trio
 
 from node.models.errors import FormatInvalid
-from node.models.json_schemas import arguments_schema, compiled_form, format_schema, is_plain, require_tools, tool_name
+from node.models.json_schemas import (
+    arguments_schema,
+    compiled_form,
+    format_schema,
+    is_plain,
+    is_strict,
+    require_tools,
+    tool_name,
+)
 from node.models.requests import GenerateRequest
 
 PATIENCE_S: Final = 15.0
@@ -73,7 +81,7 @@ def _schemas(request: GenerateRequest) -> list[dict[str, Any]]:
     schema = format_schema(request.format)
     schemas = [] if schema is None else [compiled_form(schema)]
     choice = request.tool_choice
-    if choice == "none" or (choice == "auto" and schema is None):
+    if choice == "none" or (choice == "auto" and schema is None and not any(map(is_strict, request.tools))):
         return schemas
     return [*schemas, *(arguments_schema(tool) for tool in _chosen(request.tools, choice))]
 

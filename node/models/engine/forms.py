@@ -13,14 +13,14 @@ from typing import Any, Final
 from node.models.effort import knows_thinking
 from node.models.engine.dialect import CONTENT, Splitter, dialect_of
 from node.models.engine.grammar import Grammars, Matching
-from node.models.engine.phases import AfterThinking, WithoutMark
+from node.models.engine.phases import AfterThinking, FromMark, WithoutMark
 from node.models.engine.rows import Constraint
 from node.models.engine.text_stream import Kind, Segment
 from node.models.engine.tool_families import family_of
 from node.models.engine.tools import Rules
 from node.models.errors import CapabilityMissing
 from node.models.json_grammar import json_rule
-from node.models.json_schemas import compiled_form, format_schema, require_tools, tool_name
+from node.models.json_schemas import compiled_form, format_schema, is_strict, require_tools, tool_name
 from protocol.worker.messages import Generate
 
 NAMED: Final = "function:"
@@ -143,13 +143,14 @@ class Forms:
         opened = self.dialect.opened_thinking(prompt)
         enforced = bool(tools) and request.tool_choice not in ("none", "auto")
         offered = () if request.tool_choice == "none" else tools
+        held = schema is not None or enforced or (self._family is not None and any(map(is_strict, offered)))
         splitter = Splitter.of(
             self.dialect,
             thinking=request.thinking,
             tools=bool(offered),
             opened=opened,
             strict=schema is not None or enforced,
-            is_call=partial(self._is_exact_call, offered) if schema is not None or enforced else None,
+            is_call=partial(self._is_exact_call, offered) if held else None,
         )
         constraint = self._constraint(request, tools, schema, opened)
         one = bool(offered) and (not request.parallel_tool_calls or request.tool_choice.startswith(NAMED))
@@ -162,7 +163,7 @@ class Forms:
         if tools and choice == "none" and schema is None and self.dialect.tool is not None:
             return WithoutMark(self._grammars, self.dialect.tool[0])
         if schema is None and (not tools or choice in ("none", "auto")):
-            return None
+            return self._strict_calls(request, tools) if choice == "auto" and any(map(is_strict, tools)) else None
         thinks = self.dialect.think is not None and (request.thinking or opened or self.dialect.has_headers)
         if not thinks:
             return Matching(self._grammars.matcher(self._lark(request, tools, schema, behind=False)), self._grammars)
@@ -176,6 +177,15 @@ class Forms:
             self._opening_tokens(),
             self.dialect.think[1] if self.dialect.think else "",
         )
+
+    def _strict_calls(self, request: Generate, tools: Tools) -> Constraint | None:
+        """Return what holds the calls that the model makes by itself, where a tool wants that; the words are free."""
+        if self._family is None or self.dialect.tool is None:
+            return None
+        rules, (begin, end) = Rules(self._grammars), self.dialect.tool
+        lark = rules.lark(self._family.expression(rules, tools, ("", end), request.parallel_tool_calls, again=False))
+        self._grammars.matcher(lark)  # what does not compile is said now
+        return FromMark(self._grammars, begin, lambda: Matching(self._grammars.matcher(lark), self._grammars))
 
     def _held(self, rule: str | None) -> Constraint | None:
         return None if rule is None else Matching(self._grammars.matcher(f"start: {rule}"), self._grammars)

@@ -121,3 +121,38 @@ class AfterThinking:
     def ended(self) -> bool:
         """Whether the answer is whole and nothing can follow."""
         return not self._thinks and not self._may_open and self._answer is not None and self._answer.ended
+
+
+class FromMark:
+    """Leaves an answer free until it opens a call, holds the call to a grammar, and leaves the rest free again."""
+
+    def __init__(self, grammars: Grammars, mark: str, call: Callable[[], Matching]) -> None:
+        """Take the mark that opens a call, and what a call is from behind it to its end."""
+        self._grammars = grammars
+        self._mark = mark
+        self._call = call
+        self._marking = Marking(grammars, mark)
+        self._held: Matching | None = None
+
+    def mask(self) -> Mask | None:
+        """Give which tokens may come next; None: any."""
+        if self._held is not None:
+            return self._held.mask()
+        too_far = [token for token, beyond in self._marking.completing() if beyond.strip(_WHITE)]
+        return self._grammars.all_but(too_far) if too_far else None
+
+    def accept(self, token: int) -> None:
+        """Take the token that was chosen."""
+        if self._held is None:
+            self._marking.accept(token)
+            if self._marking.seen:
+                self._held = self._call()
+            return
+        self._held.accept(token)
+        if self._held.ended:
+            self._held, self._marking = None, Marking(self._grammars, self._mark)
+
+    @property
+    def ended(self) -> bool:
+        """Never: words may follow a call."""
+        return False

@@ -349,9 +349,15 @@ class Family:
         return self.syntax.read(inner[len(self.opening) : len(inner) - len(self.closing)], tools) or None
 
     def expression(
-        self, rules: Rules, tools: Sequence[Mapping[str, Any]], marks: tuple[str, str], parallel: bool
+        self,
+        rules: Rules,
+        tools: Sequence[Mapping[str, Any]],
+        marks: tuple[str, str],
+        parallel: bool,
+        *,
+        again: bool = True,
     ) -> str:
-        """Return the expression for one call, or with `parallel` for one or more.
+        """Return the expression for one call, or with `parallel` for more; not `again`: with one pair of marks only.
 
         Raises:
             FormatInvalid: a tool's schema cannot be kept to in this syntax.
@@ -362,7 +368,7 @@ class Family:
             end, parallel = "", False
         if self.wrapped:
             call = rules.add(f"{begin} {call} {end}".strip())
-            return f'{call} ("\\n"? {call}){{0,{MAX_CALLS - 1}}}' if parallel else call
+            return f'{call} ("\\n"? {call}){{0,{MAX_CALLS - 1}}}' if parallel and again else call
         opening = f"{begin} {rules.text(self.opening) if self.opening else ''}"
         closing = f"{rules.text(self.closing) if self.closing else ''} {end}"
         between = rules.text(self.between) if self.between else ""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jsonschema_rs
 import pytest
 
+from node.models.demo import demo_directory
 from node.models.errors import CapabilityMissing, FormatInvalid, ToolsInvalid
 from tests.node.models.engine import random_schemas, walking
 
@@ -185,6 +187,40 @@ def test_auto_leaves_the_answer_free(forms: "Forms") -> None:
     assert [call.name for call in walking.called(meaning)] == ["clock"]
 
 
+def test_calls_of_strict_tools_are_held_and_the_words_around_them_are_free(forms: "Forms", tokenizer: Any) -> None:
+    strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}  # type: ignore[dict-item]  # a table
+    wanted = walking.request(tools_json=json.dumps([strict, CLOCK]))
+    forced, meaning = _force(
+        forms.form(wanted, "prompt"),
+        tokenizer,
+        'I look. <tool_call>\n{"name": "get_weather", "arguments": {"city": "Nice</tool_call>"}}\n</tool_call>\n'
+        '<tool_call>{"name": "clock", "arguments": {}}</tool_call> And that is all.',
+    )
+    assert [(call.name, json.loads(call.arguments_json)) for call in walking.called(meaning)] == [
+        ("get_weather", {"city": "Nice"}),
+        ("clock", {}),
+    ]
+    assert walking.said(meaning).startswith("I look. ")
+    assert walking.said(meaning).endswith("And that is all.")
+    assert forced == ["</tool_call>"]
+
+
+def _force(form: Any, tokenizer: Any, words: str) -> tuple[list[str], Any]:
+    """Say `words`, without what is not allowed; give that, and what the rest means."""
+    refused, meaning = [], []
+    detokenizer = tokenizer.detokenizer
+    for token in tokenizer.encode(words, add_special_tokens=False):
+        mask = form.constraint.mask()
+        if mask is not None and not mask[token]:
+            refused.append(tokenizer.decode([token]))
+            continue
+        form.constraint.accept(token)
+        detokenizer.add_token(token)
+        meaning += form.feed(detokenizer.last_segment)
+    detokenizer.finalize()
+    return refused, meaning + form.feed(detokenizer.last_segment) + form.finish()
+
+
 def test_one_call_is_enough_where_calls_are_not_parallel(forms: "Forms") -> None:
     form = forms.form(walking.request(tools_json=TOOLS, parallel_tool_calls=False), "prompt")
     call = '<tool_call>{"name": "clock", "arguments": {}}</tool_call>'
@@ -243,6 +279,50 @@ def test_a_schema_is_kept_to_or_refused_by_name(forms: "Forms", vector: dict[str
 def test_tools_that_cannot_be_offered_are_refused(forms: "Forms", tools: object, choice: str, named: str) -> None:
     with pytest.raises(ToolsInvalid, match=named):
         forms.form(walking.request(tools_json=json.dumps(tools), tool_choice=choice), "prompt")
+
+
+HARMONY_MARKS = (*("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|return|>", "<|call|>"),)
+
+
+@pytest.fixture(scope="module")
+def harmony(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The demo model's tokenizer with the marks of a family whose messages have headers."""
+    directory = tmp_path_factory.mktemp("harmony")
+    for name in ("config.json", "tokenizer_config.json"):
+        shutil.copy(demo_directory() / name, directory)
+    written = json.loads((demo_directory() / "tokenizer.json").read_text(encoding="utf-8"))
+    written["added_tokens"] += [
+        {**written["added_tokens"][-1], "id": 2048 + place, "content": mark, "special": True}
+        for place, mark in enumerate(HARMONY_MARKS)
+    ]
+    (directory / "tokenizer.json").write_text(json.dumps(written), encoding="utf-8")
+    tokenizer = walking.load_tokenizer(directory)
+    tokenizer.eos_token_ids = [2, 2053, 2054]
+    return tokenizer
+
+
+@pytest.mark.parametrize("thought", ["", "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant"])
+def test_harmony_is_held_in_its_channels(harmony: Any, thought: str) -> None:
+    from node.models.engine.forms import Forms
+
+    forms = Forms(harmony, len(harmony), lambda _text, _tools: [])
+    assert forms.can_use_tools
+    held = forms.form(walking.request(format_json='{"type": "integer"}'), "<|start|>assistant")
+    refused, meaning = _force(held, harmony, f"{thought}no<|channel|>final<|message|>no42")
+    assert (refused[:1], walking.said(meaning)) == (["no"], "42")
+    assert walking.said(meaning, thinking=True) == ("Hm." if thought else "")
+    call = forms.form(walking.request(tools_json=TOOLS, tool_choice="function:get_weather"), "<|start|>assistant")
+    header = "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
+    refused, meaning = _force(call, harmony, f'{thought}{header}{{"city": "Nice"}}')
+    assert refused == []
+    assert [(each.name, json.loads(each.arguments_json)) for each in walking.called(meaning)] == [
+        ("get_weather", {"city": "Nice"})
+    ]
+    walk = walking.Walker(harmony, 1, ("<|end|>",)).walk(
+        forms.form(walking.request(tools_json=TOOLS, tool_choice="required"), "<|start|>assistant"), most=1000
+    )
+    assert walk[0]
+    assert len(walking.called(walk[1])) == 1
 
 
 def test_a_family_without_a_grammar_refuses_to_be_held(tokenizer: Any) -> None:
