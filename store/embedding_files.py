@@ -9,7 +9,9 @@ from collections.abc import Iterable
 from typing import Final
 
 MODULES: Final = "modules.json"
-ENCODERS: Final = frozenset({"bert", "camembert", "distilbert", "mpnet", "roberta", "xlm-roberta"})
+ENCODERS: Final = frozenset(
+    {"bert", "camembert", "distilbert", "modernbert", "mpnet", "nomic_bert", "roberta", "xlm-roberta"}
+)
 """Families that read a text in both directions: they embed and never write."""
 
 SENTENCE_CONFIGS: Final = (

@@ -12,6 +12,7 @@ from node.api.body import parse_body
 from node.api.embeddings import CompatibleBody, EmbedBody, _texts, _texts_or_ids
 from node.api.errors import BodyInvalid
 from node.models.engine.encoder_shape import FAMILIES, read_shape
+from node.models.engine.rotary_shape import ROTARY_FAMILIES, read_rotary_shape
 from node.models.engine.sentences import read_sentences
 from node.models.errors import ModelRefused
 from store.embedding_files import is_embedding_file
@@ -35,6 +36,7 @@ POOLING = st.dictionaries(
 )
 WORDS = ["num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size", "pad_token_id"]
 WORDS += ["max_position_embeddings", "type_vocab_size", "layer_norm_eps", "hidden_act", "architectures", "n_layers"]
+WORDS += ["n_embd", "n_head", "n_inner", "n_layer", "n_positions", "rotary_emb_base", "local_attention", "prenorm"]
 CONFIG = st.dictionaries(st.sampled_from(WORDS), st.integers(-3, 70) | st.sampled_from(["gelu", 1e-5]) | JSON)
 
 
@@ -54,10 +56,10 @@ def test_files_of_any_content_say_something_or_are_refused(
             assert found.max_tokens is None or found.max_tokens > 0
 
 
-@given(st.sampled_from(sorted(FAMILIES)), CONFIG)
+@given(st.sampled_from(sorted(FAMILIES.keys() | ROTARY_FAMILIES)), CONFIG)
 def test_a_config_of_any_content_has_a_shape_or_is_refused(family: str, config: dict[str, object]) -> None:
     with suppress(ModelRefused):
-        shape = read_shape(family, config)
+        shape = (read_rotary_shape if family in ROTARY_FAMILIES else read_shape)(family, config)
         assert shape.max_tokens > 0
         assert all(min(size) > 0 for _, size in shape.tensors().values())
 

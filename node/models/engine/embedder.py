@@ -14,6 +14,8 @@ from node.models.engine.encoder import Encoder
 from node.models.engine.encoder_shape import FAMILIES
 from node.models.engine.engine import load_trunk
 from node.models.engine.pooling import DecoderReader, EncoderReader, Reader, unit_vectors
+from node.models.engine.rotary_encoder import RotaryEncoder
+from node.models.engine.rotary_shape import ROTARY_FAMILIES
 from node.models.engine.sentences import Sentences, read_sentences
 from node.models.engine.text_tokens import TextTokens
 from node.models.errors import InputInvalid, InputTooLong, ModelRefused
@@ -63,7 +65,7 @@ class Embedder:
         model_type = str(config["model_type"])
         sentences = read_sentences(directory)
         try:
-            if model_type in FAMILIES:
+            if model_type in FAMILIES or model_type in ROTARY_FAMILIES:
                 return _load_encoder(directory, model_type, config, sentences)
             return _load_decoder(directory, model_type, sentences, memory_bytes)
         except ModelRefused:
@@ -131,7 +133,8 @@ class Embedder:
 
 
 def _load_encoder(directory: Path, model_type: str, config: Mapping[str, Any], sentences: Sentences) -> Embedder:
-    encoder = Encoder.load(directory, model_type, config)
+    rotary = model_type in ROTARY_FAMILIES
+    encoder = (RotaryEncoder if rotary else Encoder).load(directory, model_type, config)
     shape = encoder.shape
     return Embedder(
         EncoderReader(encoder),

@@ -4,7 +4,6 @@ All these families are one architecture, layers that normalise after each half, 
 read into one set of names, and computed by one piece of code. Source: the models' own code in Hugging Face's library.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,6 +12,7 @@ from node.models.errors import ModelRefused
 
 MAX_LAYERS: Final = 512
 MAX_SIZE: Final = 1 << 24
+LARGEST: Final = 1e9
 ACTIVATIONS: Final = frozenset({"gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"})
 Shape = tuple[int, ...]
 
@@ -128,6 +128,16 @@ class EncoderShape:
     activation: str
 
     @property
+    def prefix(self) -> str:
+        """What may stand before every name in the checkpoint."""
+        return self.family.prefix
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """How the names of heads and buffers begin."""
+        return self.family.unused
+
+    @property
     def first_position(self) -> int:
         """The number of the first token's position."""
         return self.padding + 1 if self.family.padded else 0
@@ -153,11 +163,11 @@ class EncoderShape:
             if part in tables:
                 names[f"{part}.weight"] = (f"{name}.weight", tables[part])
             else:
-                names.update(_with_bias(part, name, (hidden,)))
+                names.update(with_bias(part, name, (hidden,)))
         for number in range(self.layers):
             for part, name in self.family.layer.items():
                 place = f"{self.family.layers}{number}.{name}"
-                names.update(_with_bias(f"{number}.{part}", place, matrices.get(part, (hidden,))))
+                names.update(with_bias(f"{number}.{part}", place, matrices.get(part, (hidden,))))
         return names
 
 
@@ -171,23 +181,23 @@ def read_shape(model_type: str, config: Mapping[str, Any]) -> EncoderShape:
     if family is None:
         raise ModelRefused(f"unknown architecture {model_type!r}")
     words = family.words
-    _require_known(model_type, config)
+    require_encoder(model_type, config)
     activation = config.get(words["activation"], "gelu")
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ModelRefused(f"config.json: {words['activation']} {str(activation)[:40]!r} is not known here")
     shape = EncoderShape(
         family=family,
-        layers=_size(config, words["layers"], MAX_LAYERS),
-        hidden=_size(config, words["hidden"]),
-        heads=_size(config, words["heads"]),
-        inner=_size(config, words["inner"]),
-        vocabulary=_size(config, "vocab_size"),
-        positions=_size(config, "max_position_embeddings"),
-        types=_size(config, "type_vocab_size") if "type" in family.embeddings else 0,
-        buckets=_size(config, "relative_attention_num_buckets", default=32) if "bias" in family.embeddings else 0,
+        layers=read_size(config, words["layers"], MAX_LAYERS),
+        hidden=read_size(config, words["hidden"]),
+        heads=read_size(config, words["heads"]),
+        inner=read_size(config, words["inner"]),
+        vocabulary=read_size(config, "vocab_size"),
+        positions=read_size(config, "max_position_embeddings"),
+        types=read_size(config, "type_vocab_size") if "type" in family.embeddings else 0,
+        buckets=read_size(config, "relative_attention_num_buckets", default=32) if "bias" in family.embeddings else 0,
         # The one family without this word in its config has it in its code.
-        padding=_size(config, "pad_token_id", default=1) if family.padded else 0,
-        epsilon=_epsilon(config),
+        padding=read_size(config, "pad_token_id", default=1) if family.padded else 0,
+        epsilon=read_epsilon(config, "layer_norm_eps", 1e-12),
         activation=activation,
     )
     if shape.hidden % shape.heads or shape.max_tokens < 1:
@@ -195,7 +205,12 @@ def read_shape(model_type: str, config: Mapping[str, Any]) -> EncoderShape:
     return shape
 
 
-def _require_known(model_type: str, config: Mapping[str, Any]) -> None:
+def require_encoder(model_type: str, config: Mapping[str, Any]) -> None:
+    """Accept the config of a model that reads and does nothing else.
+
+    Raises:
+        ModelRefused: it writes, judges, or places its tokens in a way that is not known here.
+    """
     positions = config.get("position_embedding_type", "absolute")
     if positions != "absolute":
         raise ModelRefused(f"config.json: position_embedding_type {str(positions)[:40]!r} is not known here")
@@ -207,19 +222,30 @@ def _require_known(model_type: str, config: Mapping[str, Any]) -> None:
             raise ModelRefused(f"it is a {kind[:60]}, which judges texts and does not embed them")
 
 
-def _size(config: Mapping[str, Any], word: str, most: int = MAX_SIZE, default: int | None = None) -> int:
+def read_size(config: Mapping[str, Any], word: str, most: int = MAX_SIZE, default: int | None = None) -> int:
+    """Return a whole number of the config, above 0 except for the padding token's.
+
+    Raises:
+        ModelRefused: it is none, or above `most`.
+    """
     value = config.get(word, default)
     if type(value) is not int or not 0 <= value <= most or (value == 0 and word != "pad_token_id"):
         raise ModelRefused(f"config.json: {word} is {str(value)[:40]!r}, expected a whole number up to {most}")
     return value
 
 
-def _epsilon(config: Mapping[str, Any]) -> float:
-    value = config.get("layer_norm_eps", 1e-12)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise ModelRefused("config.json: layer_norm_eps is no number")
+def read_epsilon(config: Mapping[str, Any], word: str, default: float) -> float:
+    """Return a number of the config that is not negative.
+
+    Raises:
+        ModelRefused: it is none.
+    """
+    value = config.get(word, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST:
+        raise ModelRefused(f"config.json: {word} is no number")
     return float(value)
 
 
-def _with_bias(part: str, name: str, shape: Shape) -> dict[str, tuple[str, Shape]]:
+def with_bias(part: str, name: str, shape: Shape) -> dict[str, tuple[str, Shape]]:
+    """Return name and shape of a weight and of the bias that goes with it."""
     return {f"{part}.weight": (f"{name}.weight", shape), f"{part}.bias": (f"{name}.bias", shape[:1])}

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from node.models.engine.caches import make_row_caches
 from node.models.engine.encoder import Encoder
+from node.models.engine.rotary_encoder import RotaryEncoder
 from node.models.engine.sentences import Pooling
 from node.models.errors import ModelRefused
 
@@ -35,7 +36,7 @@ class EncoderReader:
 
     batch_tokens: Final = 2048
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder | RotaryEncoder) -> None:
         self._encoder = encoder
 
     def read(self, tokens: Tokens, lengths: Tokens, pooling: Pooling, pulse: Pulse) -> mx.array:
