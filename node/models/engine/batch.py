@@ -22,6 +22,7 @@ from node.models.engine.caches import (
     snapshot,
     trim,
 )
+from node.models.engine.drafting import room
 from node.models.engine.reading import Read, Reader
 from node.models.engine.rows import Adapters, Chosen, Drafter, Likely, Listener, Prefixes, Row
 from node.models.engine.sampling import Choice, Mask, log_probabilities, sampler_from
@@ -249,8 +250,11 @@ class Batch:
         """One step of a single row: the newest token and what may follow it are read, and checked place by place."""
         assert self._drafter is not None
         row = self._rows[0]
-        room = row.most - len(row.generated) - 1
-        guesses = self._drafter.guess(row.tokens, room, sampler_from(row.place, self._vocabulary))
+        # What is guessed wrong is taken back, and a cache of a fixed size cannot do that once it is full.
+        free = room(self._caches) - 1
+        most = min(row.most - len(row.generated) - 1, free)
+        sampler = sampler_from(row.place, self._vocabulary)
+        guesses = self._drafter.guess(row.tokens, most, sampler) if free > 0 else None
         if guesses is None:
             self._end_draft()
             self._logits = self._next_logits(mx.array([row.generated[-1]]))

@@ -180,7 +180,8 @@ def room(caches: Sequence[Any]) -> int:
     if not can_be_trimmed(list(caches)):
         return 0
     # A cache of fixed size forgets its oldest tokens when it is full, and they cannot come back.
-    sizes = [size - cache.offset - 1 for cache in caches if (size := getattr(cache, "max_size", None)) is not None]
+    parts = [part for cache in caches for part in getattr(cache, "caches", (cache,))]
+    sizes = [size - part.offset - 1 for part in parts if (size := getattr(part, "max_size", None)) is not None]
     return max(0, min(sizes, default=_ENDLESS))
 
 

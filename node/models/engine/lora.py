@@ -151,7 +151,7 @@ class _Rows:
     def __init__(self) -> None:
         self.adapters: tuple[str, ...] = ()
         self.single: str | None = BARE
-        self._indices: dict[tuple[str, ...], mx.array] = {}
+        self._indices: dict[tuple[str, ...], mx.array | None] = {}
 
     def select(self, adapters: tuple[str, ...]) -> None:
         if adapters != self.adapters:
@@ -159,13 +159,13 @@ class _Rows:
             self.single = None if len(set(adapters)) > 1 else next(iter(adapters), BARE)
             self._indices.clear()
 
-    def indices(self, order: tuple[str, ...]) -> mx.array:
-        """Return the place of each row's adapter in `order`; 0 stands for none of them. Many layers share one order."""
-        if (indices := self._indices.get(order)) is None:
+    def indices(self, order: tuple[str, ...]) -> mx.array | None:
+        """Return the place of each row's adapter in `order`, 0 for none of them, or None where all would be 0."""
+        if order not in self._indices:  # many layers share one order
             places = {name: place for place, name in enumerate(order, start=1)}
-            indices = mx.array([places.get(name, 0) for name in self.adapters], dtype=mx.uint32)
-            self._indices[order] = indices
-        return indices
+            found = [places.get(name, 0) for name in self.adapters]
+            self._indices[order] = mx.array(found, dtype=mx.uint32) if any(found) else None
+        return self._indices[order]
 
 
 class _Wrapper(_nn.Module):  # type: ignore[misc]  # mlx publishes no types for it
@@ -174,6 +174,8 @@ class _Wrapper(_nn.Module):  # type: ignore[misc]  # mlx publishes no types for 
     def __init__(self, rows: _Rows, base: Any) -> None:
         super().__init__()
         self.base = base
+        # Found without the detour that mlx makes for parts of a model: every step goes through every wrapper.
+        self.__dict__["_under"] = base
         self._rows = rows
 
     def __getattr__(self, key: str) -> Any:
@@ -187,7 +189,7 @@ class _InTurns(_Wrapper):
     """A layer that cannot be told which row is which: the rows of each adapter go through it together."""
 
     def __call__(self, x: mx.array, *args: Any, **named: Any) -> Any:
-        return self._in_turns(self.base, x, *args, **named)
+        return self._in_turns(self._under, x, *args, **named)
 
     def _in_turns(self, call: Callable[..., Any], x: mx.array, *args: Any, **named: Any) -> Any:
         rows = self._rows
@@ -219,7 +221,7 @@ class _Layer(_InTurns):
 
     def _chosen(self) -> Any:
         rows = self._rows
-        return self.base if rows.single is None else self._variants.of(rows.single, self.base)
+        return self._under if rows.single is None else self._variants.of(rows.single, self._under)
 
     def __call__(self, x: mx.array, *args: Any, **named: Any) -> Any:
         return self._in_turns(lambda *given, **words: self._chosen()(*given, **words), x, *args, **named)
@@ -239,25 +241,25 @@ class _Linear(_Layer):
 
     def __call__(self, x: mx.array, *args: Any, **named: Any) -> Any:
         rows = self._rows
-        if rows.single is not None:
-            if (scale := self._scales.of(rows.single, None)) is not None:
-                return _dora(self.base, self._variants.of(rows.single, None), scale, x)
-            return self._variants.of(rows.single, self.base)(x)
-        y = self.base(x)
-        if all(name not in self._variants for name in rows.adapters):
+        if (single := rows.single) is not None:
+            if not single:
+                return self._under(x)
+            if (scale := self._scales.of(single, None)) is not None:
+                return _dora(self._under, self._variants.of(single, None), scale, x)
+            return self._variants.of(single, self._under)(x)
+        y = self._under(x)
+        stack = self._stack or self._stack_up()
+        if (chosen := rows.indices(stack.order)) is None:
             return y
-        stack = self._stack_of()
-        chosen = rows.indices(stack.order)
-        wide = x.reshape(len(rows.adapters), -1, x.shape[-1])
+        wide = x if x.ndim == 3 and x.shape[0] == len(rows.adapters) else x.reshape(len(rows.adapters), -1, x.shape[-1])
         z = _mx.gather_mm(wide.astype(stack.a.dtype), stack.a, rhs_indices=chosen)
         z = _mx.gather_mm(z, stack.b, rhs_indices=chosen)
         out = y + z.astype(x.dtype).reshape(y.shape)
-        return out if stack.scales is None else _scaled(out, stack.scales, chosen, self.base)
+        return out if stack.scales is None else _scaled(out, stack.scales, chosen, self._under)
 
-    def _stack_of(self) -> "_Stack":
-        # Made at the first pass whose rows differ: most bases are asked for one adapter at a time.
-        if self._stack is None:
-            self._stack = _Stack.of(self._variants.values, self._scales.values)
+    def _stack_up(self) -> "_Stack":
+        # At the first pass whose rows differ: most bases are asked for one adapter at a time.
+        self._stack = _Stack.of(self._variants.values, self._scales.values)
         return self._stack
 
 

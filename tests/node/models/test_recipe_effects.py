@@ -13,8 +13,8 @@ import trio
 
 from node.models.demo import demo_directory
 from node.models.errors import ModelRefused
-from node.models.requests import GenerateRequest, Piece
 from node.models.questions import _words
+from node.models.requests import GenerateRequest, Piece
 from node.models.service import Models
 from node.models.testing import DirectoryLibrary
 from node.ports import SystemClock, SystemEntropy
