@@ -3,12 +3,15 @@
 import errno
 import os
 import socket
+from functools import partial
 from typing import Any, Final
 
 import trio
 from hypercorn.config import Config as HypercornConfig
-from hypercorn.config import Sockets
-from hypercorn.trio.run import worker_serve
+from hypercorn.events import Event, Updated
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState, LifespanState
 from hypercorn.utils import wrap_app
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -87,7 +90,7 @@ async def serve_http(
     grace_s: float,
     stopping: trio.Event,
     *,
-    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an ASGI `app` on a socket that listens already; started once it accepts.
 
@@ -96,17 +99,37 @@ async def serve_http(
     config = HypercornConfig()
     config.accesslog = None
     config.errorlog = None
-    config.graceful_timeout = grace_s
     config.keep_alive_timeout = KEEP_ALIVE_S
     config.include_server_header = False
+    context = WorkerContext(None)
     finishing: Any = _Finishing(app)
-    await worker_serve(
-        wrap_app(finishing, 0, "asgi"),
-        config,
-        sockets=Sockets([], [listener], []),
-        shutdown_trigger=stopping.wait,
-        task_status=task_status,
-    )
+    connect = partial(_Connection, wrap_app(finishing, 0, "asgi"), config, context, ConnectionState(LifespanState()))
+    accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+    async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as doors:
+            await doors.start(partial(trio.serve_listeners, connect, [accepting], handler_nursery=connections))
+            task_status.started()
+            await stopping.wait()
+            doors.cancel_scope.cancel()
+        await context.terminated.set()
+        connections.cancel_scope.deadline = trio.current_time() + grace_s
+
+
+class _Connection(TCPServer):
+    """One connection, which is put away as soon as its client has gone."""
+
+    _left = False
+
+    async def protocol_send(self, event: Event) -> None:
+        """Do what the protocol asks; a connection without a client is not kept for its next request."""
+        if not (self._left and isinstance(event, Updated)):
+            await super().protocol_send(event)
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        self._left = True
+        # It waits for a next request: for so long it would hold the socket of a client that sends none any more.
+        await self.idle_task.stop()
 
 
 class _Finishing:
