@@ -59,6 +59,11 @@ class Form:
         self._splitter = splitter
         self._read = read
 
+    @property
+    def whole(self) -> bool:
+        """Whether all that was asked for is said: where tokens are used up just then, nothing was cut off."""
+        return self.constraint is not None and self.constraint.ended
+
     def feed(self, text: str) -> list[Said | Called]:
         """Return what is certain after `text`, the next words of the model."""
         return self._meaning(self._splitter.feed(text))

@@ -111,7 +111,9 @@ class Speech:
         messages = self._shown(answer, answer.form.feed(answer.stops.feed(text)))
         if answer.stops.stopped or answer.form.ended:
             return messages + self._finish(answer, "stop")
-        return messages + self._finish(answer, "length") if chosen.ending else messages
+        if not chosen.ending:
+            return messages
+        return messages + self._finish(answer, "stop" if answer.form.whole else "length")
 
     def _end(self, row: Row, reason: str) -> list[FromWorker]:
         answer = self._answers.get(row)

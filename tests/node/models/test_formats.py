@@ -89,6 +89,18 @@ async def test_json_under_a_schema_is_what_the_model_knows() -> None:
             assert reason_of(pieces) == "stop"
 
 
+async def test_an_answer_that_is_whole_with_its_last_token_was_not_cut_off() -> None:
+    async with serving() as service:
+        free = await said(service, chat(ANN, format=PERSON))
+        assert free[-1].ending is not None
+        tokens = free[-1].ending.eval_tokens - 1  # without the model's end of the answer
+        for most, reason in ((tokens, "stop"), (tokens - 1, "length")):
+            pieces = await said(service, chat(ANN, format=PERSON, options={"num_predict": most}))
+            assert reason_of(pieces) == reason
+        async with service.generate(chat("x", tools=[WEATHER], tool_choice="none", options={"num_predict": 1})) as one:
+            assert reason_of([piece async for piece in one]) == "length"
+
+
 async def test_a_schema_holds_against_what_the_model_would_say() -> None:
     schema = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}}, "required": ["colour"]}
     async with serving() as service:
@@ -146,10 +158,10 @@ async def test_none_calls_nothing() -> None:
 
 
 async def test_parallel_calls_are_all_told_and_one_is_enough_where_they_are_not() -> None:
-    hot = {"temperature": 1.5, "top_k": 0, "top_p": 1.0, "num_predict": 600}
+    hot = {"temperature": 1.5, "top_k": 0, "top_p": 1.0, "num_predict": 300}
     many = 0
     async with serving() as service:
-        for seed in range(8):
+        for seed in range(4):
             for parallel in (True, False):
                 pieces = await said(
                     service,
