@@ -27,6 +27,7 @@ MAX_AT_ONCE: Final = 2
 MAX_REMEMBERED: Final = 512
 MAX_PLAIN_SCHEMAS: Final = 16
 _NAMED: Final = "function:"
+_TOO_MUCH: Final = "the schema takes too long, or too much memory, to compile"
 
 
 class SchemaClerk:
@@ -53,14 +54,17 @@ class SchemaClerk:
         text = json.dumps(schemas).encode()
         key = sha256(text).digest()
         if key not in self._found:
-            self._found[key] = await self._try(text)
+            if (found := await self._try(text)) is None:  # too much else to do here: not the schema's fault for ever
+                raise FormatInvalid(_TOO_MUCH)
+            self._found[key] = found
             while len(self._found) > MAX_REMEMBERED:
                 self._found.popitem(last=False)
         self._found.move_to_end(key)
         if self._found[key]:
             raise FormatInvalid(self._found[key])
 
-    async def _try(self, schemas: bytes) -> str:
+    async def _try(self, schemas: bytes) -> str | None:
+        """Return why the schemas cannot be kept to, empty if they can; None: it was not found out in time."""
         async with self._at_once:
             with trio.move_on_after(PATIENCE_S):
                 process = await trio.run_process(
@@ -71,9 +75,8 @@ class SchemaClerk:
                     check=False,
                     env={},
                 )
-                if process.returncode == 0:
-                    return str(json.loads(process.stdout).get("reason", ""))
-        return "the schema takes too long, or too much memory, to compile"
+                return str(json.loads(process.stdout).get("reason", "")) if process.returncode == 0 else _TOO_MUCH
+        return None
 
 
 def _schemas(request: GenerateRequest) -> list[dict[str, Any]]:
