@@ -78,6 +78,8 @@ def read_wanted(body: CreateBody) -> Wanted:
         raise BodyInvalid("neither 'from' or 'files' was specified" if not body.from_ else "give from or files", "from")
     if body.from_.startswith(_PATH_STARTS):
         raise BodyInvalid("from: expected the name of a model; files are sent as blobs and named in files", "from")
+    if body.draft and body.draft.startswith(_PATH_STARTS):
+        raise BodyInvalid("draft: expected the name of a model", "draft")
     licenses = [body.license] if isinstance(body.license, str) else body.license or []
     recipe = Modelfile(
         base=body.from_ or FILES,
@@ -85,6 +87,7 @@ def read_wanted(body: CreateBody) -> Wanted:
         template=body.template or None,
         system=body.system or None,
         adapter=ADAPTERS if body.adapters else None,
+        draft=body.draft or None,
         licenses=tuple(text for text in licenses if text),
         messages=tuple(_messages(body.messages or [])),
     )
