@@ -100,6 +100,12 @@ def test_a_window_that_dropped_nothing_can_be_cut() -> None:
     tokens, taken = answer(prefixes, "gemma3_text", prompt)
     assert (tokens, taken) == (without("gemma3_text", prompt), 20)
     assert WINDOW > 23
+    model, _ = model_of("gemma3_text")
+    first, second = prefixes.take("", prompt), prefixes.take("", prompt)
+    assert first is not None
+    assert second is not None
+    read(model, words(7, 10), first[0], step=1)
+    assert greedy(model, prompt, second[0], second[1]) == tokens
 
 
 def test_adapters_share_nothing(kind: str) -> None:
