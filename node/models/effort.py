@@ -8,6 +8,8 @@ _DEGREES: Final = ("minimal", "low", "medium", "high", "xhigh", "max")
 # In templates that count thinking in tokens: 0 is none, -1 no bound.
 _BUDGETS: Final = {"minimal": 512, "low": 512, "medium": 2048, "high": 8192, "xhigh": 16384, "max": -1}
 _QUOTED: Final = re.compile(r"""['"](none|minimal|low|medium|high|xhigh|max)['"]""")
+# A template's own default is one of its words, and says nothing about the others.
+_DEFAULT: Final = re.compile(r"""(?:(?<![=!<>])=\s*|default\(\s*)['"]\w+['"]""")
 # What a template takes where it names no words itself.
 _USUAL: Final = frozenset({"low", "medium", "high"})
 
@@ -19,7 +21,7 @@ def thinking_variables(template: str, thinking: bool, effort: str) -> dict[str, 
     """
     variables: dict[str, Any] = {"enable_thinking": thinking, "thinking": thinking}
     if "reasoning_effort" in template:
-        words = set(_QUOTED.findall(template))
+        words = set(_QUOTED.findall(_DEFAULT.sub("", template)))
         if not thinking and "none" in words:
             variables["reasoning_effort"] = "none"
         elif effort in _DEGREES:
