@@ -18,6 +18,9 @@ MAX_TOKENIZER_BYTES: Final = 256 << 20
 # 10 MB at once takes a gigabyte.
 PIECE_CHARS: Final = 16
 SMALLEST_PIECE_CHARS: Final = 1 << 16
+# What is longer than this, and still has few tokens, is no text: ten million letters without a space.
+MOST_CHARS: Final = 1 << 20
+MOST_CHARS_OF_TOKEN: Final = 64
 
 
 class TextTokens:
@@ -62,9 +65,9 @@ class TextTokens:
             InputTooLong: it has more, and may not be cut.
         """
         text = self._prefix + (text.lower() if self._lower_case else text)
-        text, whole = self._beginning(text)
-        if not whole and not truncate:
-            raise InputTooLong(f"input {number} has more than {2 * self.max_tokens} tokens", self.max_tokens)
+        text, left = self._beginning(text)
+        if left and not truncate:
+            raise InputTooLong(f"input {number} has {left}", self.max_tokens)
         if not truncate:
             found = self._tokenizer.encode(text).ids
             if len(found) > self.max_tokens:
@@ -76,17 +79,20 @@ class TextTokens:
         finally:
             self._tokenizer.no_truncation()
 
-    def _beginning(self, text: str) -> tuple[str, bool]:
-        """Return as much of `text` as can matter, and whether that is all of it.
+    def _beginning(self, text: str) -> tuple[str, str]:
+        """Return as much of `text` as can matter, and how much it is if that is not all of it.
 
         Twice as many tokens as are read: where the text was cut off cannot change the first half of them.
         """
+        most = max(MOST_CHARS, MOST_CHARS_OF_TOKEN * self.max_tokens)
         chars = max(SMALLEST_PIECE_CHARS, PIECE_CHARS * self.max_tokens)
         while len(text) > chars:
             if len(self._tokenizer.encode(text[:chars], add_special_tokens=False).ids) > 2 * self.max_tokens:
-                return text[:chars], False
-            chars *= 4
-        return text, True
+                return text[:chars], f"more than {2 * self.max_tokens} tokens"
+            if chars >= most:
+                return text[:chars], f"{len(text)} characters"
+            chars = min(4 * chars, most)
+        return text, ""
 
 
 def _require_small(path: Path) -> None:

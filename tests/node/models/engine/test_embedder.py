@@ -229,6 +229,8 @@ def test_a_text_of_ten_megabytes_is_cut_or_refused_quickly(bert: Path) -> None:
     with pytest.raises(InputTooLong, match="input 0 has 65 tokens"):
         embedder.encode(0, "cat " * 63, False)
     assert len(embedder.encode(0, "cat " * 62, False)) == PLACES
+    with pytest.raises(InputTooLong, match="input 0 has 10000000 characters"):
+        embedder.encode(0, "x" * 10_000_000, False)
 
 
 @pytest.mark.parametrize(
