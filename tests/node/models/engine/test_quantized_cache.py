@@ -1,10 +1,12 @@
 """Quantized keys and values: mlx-lm's own cache gives the same greedy tokens, and a batch gives those of its rows."""
 
+import time
 from typing import Any
 
 import pytest
 
 from node.models.blas import preload_blas
+from protocol.worker.messages import Sampling
 from tests.node.models.engine.tiny_models import greedy, load_model, read, words
 
 pytestmark = pytest.mark.model
@@ -144,3 +146,30 @@ def test_a_model_is_given_what_it_takes() -> None:
         return tokens
 
     assert choose_caches(odd_heads, new_caches, 8) is None
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("kind", ["demo", "qwen3_next", "gemma3_text"])
+def test_the_engine_answers_many_with_packed_contexts_as_each_alone(kind: str, bits: int) -> None:
+    preload_blas()
+    from node.models.engine.batch import Batch
+    from node.models.engine.prefix import KeptPrefixes
+    from node.models.engine.rows import Row
+    from tests.node.models.engine.batches import Heard
+
+    model, _ = model_of(kind)
+    make, heard = quantized_rows(kind, bits), Heard()
+    prefixes = KeptPrefixes(make, "packed", 1 << 28)
+    batch = Batch(model, 500, make, heard, time.monotonic, head_tokens=64, prefixes=prefixes)
+    rows = [
+        Row(number, words(seed, 60 + 37 * seed), Sampling(temperature=0.0), most=9 + number, stops=frozenset())
+        for number, seed in enumerate([1, 2, 3, 4, 2, 1, 5, 3])
+    ]
+    for row in rows:
+        batch.add(row)
+        batch.step()
+    while batch.rows:
+        batch.step()
+    for row in rows:
+        assert heard.values(row) == greedy(model, row.prompt, make(), count=row.most)
+    assert prefixes.hits > 0
