@@ -3,7 +3,9 @@
 import base64
 import json
 import math
+import os
 import queue
+import signal
 import struct
 import threading
 from collections.abc import Iterator
@@ -37,8 +39,11 @@ TEXTS = ["the cat sat on the mat", "paris is the capital of france.", "a", "foo 
 class Served:
     """A running API with two models of embeddings, and one that writes."""
 
-    def __init__(self, url: str, directory: Path, weights: Weights, stop: trio.Event, token: Any) -> None:
+    def __init__(
+        self, url: str, directory: Path, weights: Weights, models: Models, stop: trio.Event, token: Any
+    ) -> None:
         self.url = url
+        self.models = models
         self.directory = directory
         self.weights = weights
         self.stop = stop
@@ -52,6 +57,10 @@ class Served:
         tokens = tokenizer.encode(text).ids[: PLACES - 1]
         vector = reference.pooled(reference.encoder_states("bert", self.weights, tokens), "mean")[:dimensions]
         return vector / math.sqrt(float((vector**2).sum()))
+
+    def worker_pids(self) -> list[int]:
+        """Return the process ids of the model workers."""
+        return trio.from_thread.run_sync(self.models.worker_pids, trio_token=self.token)
 
     def post(self, path: str, body: Any, **fields: Any) -> httpx.Response:
         return httpx.post(self.url + path, json=body, timeout=60, **fields)
@@ -84,7 +93,7 @@ async def _run(directory: Path, weights: Weights, started: "queue.SimpleQueue[Se
         hosts = partial(loopback_hosts, listener.getsockname()[1])
         app = build_api(models, SystemClock(), SystemEntropy(), version="9.8.7", hosts=hosts)
         await nursery.start(serve_http, app, listener, 1.0, stop)
-        started.put(Served(api_url(listener), directory, weights, stop, trio.lowlevel.current_trio_token()))
+        started.put(Served(api_url(listener), directory, weights, models, stop, trio.lowlevel.current_trio_token()))
         await stop.wait()
         nursery.cancel_scope.cancel()
 
@@ -263,3 +272,26 @@ def test_who_leaves_ends_the_work(api: Served) -> None:
         httpx.post(f"{api.url}/api/embed", json={"model": "bert", "input": texts}, timeout=httpx.Timeout(30, read=0.5))
     answer = api.post("/api/embed", {"model": "bert", "input": "a"})
     assert json.loads(answer.content)["total_duration"] < 5e9
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_worker_that_dies_costs_its_requests_and_no_other(api: Served, number: signal.Signals) -> None:
+    said: queue.SimpleQueue[httpx.Response] = queue.SimpleQueue()
+    texts = [f"{'cat ' * 60}{number}" for number in range(16_000)]
+    for name in ("bert", "decoder"):
+        trio.from_thread.run(api.models.stop, name, trio_token=api.token)
+    assert api.post("/api/embed", {"model": "bert", "input": "a"}).status_code == 200
+    (pid,) = api.worker_pids()
+    asking = threading.Thread(target=lambda: said.put(api.post("/api/embed", {"model": "bert", "input": texts})))
+    asking.start()
+    while not any(
+        seat.users for seat, _ in trio.from_thread.run_sync(api.models.scheduler.loaded, trio_token=api.token)
+    ):
+        asking.join(0.01)
+    os.kill(pid, number)
+    asking.join()
+    answer = said.get()
+    assert answer.status_code == 500
+    assert "the model worker was ended by" in answer.json()["error"]
+    again = api.post("/api/embed", {"model": "bert", "input": TEXTS[0]})
+    assert np.abs(np.array(again.json()["embeddings"][0]) - api.expected(TEXTS[0])).max() < 2e-6
