@@ -230,6 +230,11 @@ class Forms:
 
     def _calls(self, text: str, tools: Tools) -> list[Called]:
         exact = self._family.read(text, tools) if self._family is not None else None
-        if exact is not None:
-            return [Called(name, json.dumps(arguments, ensure_ascii=False)) for name, arguments in exact]
-        return [Called(name, arguments_json) for name, arguments_json in self._read_calls(text, tools)]
+        if exact is None:
+            return [Called(name, arguments_json) for name, arguments_json in self._read_calls(text, tools)]
+        calls = [Called(name, json.dumps(arguments, ensure_ascii=False)) for name, arguments in exact]
+        try:
+            "".join(call.name + call.arguments_json for call in calls).encode()
+        except UnicodeEncodeError:  # halves of characters, which a model can write as escapes, are no text
+            return []
+        return calls

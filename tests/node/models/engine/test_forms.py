@@ -221,6 +221,13 @@ def _force(form: Any, tokenizer: Any, words: str) -> tuple[list[str], Any]:
     return refused, meaning + form.feed(detokenizer.last_segment) + form.finish()
 
 
+def test_half_a_character_in_a_call_makes_it_words(forms: "Forms") -> None:
+    form = forms.form(walking.request(tools_json=TOOLS), "prompt")
+    call = '{"name": "get_weather", "arguments": {"city": "\\ud800"}}'
+    meaning = form.feed(f"<tool_call>{call}</tool_call>") + form.finish()
+    assert (walking.called(meaning), walking.said(meaning)) == ([], call)
+
+
 def test_one_call_is_enough_where_calls_are_not_parallel(forms: "Forms") -> None:
     form = forms.form(walking.request(tools_json=TOOLS, parallel_tool_calls=False), "prompt")
     call = '<tool_call>{"name": "clock", "arguments": {}}</tool_call>'
