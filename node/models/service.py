@@ -34,6 +34,8 @@ from store.lora import FOLDER as ADAPTER_FOLDER
 
 _log = logging.getLogger("tilenode.models")
 _SEED_BYTES: Final = 8
+# Of one worker; the one that was not asked for longest goes first.
+MAX_ADAPTERS: Final = 32
 # What a worker is told, once it is known which one it is: by what it said of itself, and the request's number.
 Ask = Callable[[Ready, int], Generate | Embed]
 
@@ -157,7 +159,8 @@ class Models:
         model = await self._found(name)
         async with self.scheduler.reserve(model, keep_alive_s) as seat:
             worker = await self.scheduler.worker(seat)
-            await self._use_adapter(worker, model)
+            async with self._adapted(worker, model):
+                return
 
     async def stop(self, name: str) -> bool:
         """Let a model go from memory now; return whether it was there.
@@ -245,11 +248,11 @@ class Models:
             try:
                 queued_s = self._clock.monotonic_s()
                 worker = await self.scheduler.worker(seat)
-                await self._use_adapter(worker, model)
-                load_ns = round((self._clock.monotonic_s() - queued_s) * 1e9)
-                async with worker.request(ask(worker.ready, self._number()), turn.end) as answers:
-                    turn.handed_over = True
-                    yield Asked(answers, worker, load_ns)
+                async with self._adapted(worker, model):
+                    load_ns = round((self._clock.monotonic_s() - queued_s) * 1e9)
+                    async with worker.request(ask(worker.ready, self._number()), turn.end) as answers:
+                        turn.handed_over = True
+                        yield Asked(answers, worker, load_ns)
             finally:
                 turn.leave()
 
@@ -300,18 +303,27 @@ class Models:
             self.metrics.failed(worker.failure())
             _log.error("worker_failed", extra={"model": name, "error": str(worker.failure())})
 
-    async def _use_adapter(self, worker: Worker, model: ServedModel) -> None:
-        """Have the worker load the model's adapter, once."""
-        if not model.adapter or model.adapter in worker.adapters:
+    @asynccontextmanager
+    async def _adapted(self, worker: Worker, model: ServedModel) -> AsyncIterator[None]:
+        """Have the worker hold the model's adapter, for the body at least."""
+        if not model.adapter:
+            yield
             return
-        async with worker.adapting:
-            if model.adapter in worker.adapters:
-                return
-            directory = await self.library.directory(model.digest) / ADAPTER_FOLDER
-            message = LoadAdapter(self._number(), model.adapter, str(directory))
-            async with worker.request(message, lambda _: None) as answers:
-                await _done(Asked(answers, worker, 0), model)
-            worker.adapters.add(model.adapter)
+        if model.adapter not in worker.adapters:
+            async with worker.adapting:
+                if model.adapter not in worker.adapters:
+                    await self._load_adapter(worker, model)
+        with worker.using(model.adapter):
+            yield
+
+    async def _load_adapter(self, worker: Worker, model: ServedModel) -> None:
+        while len(worker.adapters) >= MAX_ADAPTERS and (idle := worker.idle_adapter()) is not None:
+            await worker.drop_adapter(idle)
+        directory = await self.library.directory(model.digest) / ADAPTER_FOLDER
+        message = LoadAdapter(self._number(), model.adapter, str(directory))
+        async with worker.request(message, lambda _: None) as answers:
+            await _done(Asked(answers, worker, 0), model)
+        worker.adapters[model.adapter] = 0
 
     def _loaded(self, seat: Seat, worker: Worker, model: ServedModel) -> LoadedModel:
         left_s = math.inf if seat.users else seat.expires_at - trio.current_time()

@@ -1,8 +1,8 @@
 """One model worker process, watched: started, spoken to, and ended when it hangs or is no longer wanted."""
 
 import math
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -58,7 +58,8 @@ class Patience:
 class Worker:
     """A worker process with one model. `run` is its whole life; the other methods speak to it meanwhile.
 
-    `adapters` are those that it has loaded; who loads one holds `adapting`.
+    `adapters` are those that it has loaded, with the requests that need them, the longest unused first; who loads one
+    holds `adapting`.
     """
 
     def __init__(self, process: WorkerProcess, load: Load, patience: Patience) -> None:
@@ -76,7 +77,7 @@ class Worker:
         self._hung_up = False
         self._stopping = False
         self.status = Status(0, 0, 0, 0, 0, 0)
-        self.adapters: set[str] = set()
+        self.adapters: dict[str, int] = {}
         self.adapting = trio.Lock()
         self.ended = trio.Event()
 
@@ -144,8 +145,22 @@ class Worker:
     async def drop_adapter(self, adapter: str) -> None:
         """Let the worker forget an adapter, once the requests that use it have ended."""
         if adapter in self.adapters:
-            self.adapters.discard(adapter)
+            del self.adapters[adapter]
             await self._send(DropAdapter(adapter))
+
+    def idle_adapter(self) -> str | None:
+        """Return the adapter that no request needs and that was not needed for longest, None where all are needed."""
+        return next((adapter for adapter, users in self.adapters.items() if not users), None)
+
+    @contextmanager
+    def using(self, adapter: str) -> Iterator[None]:
+        """Keep a loaded adapter for the body."""
+        self.adapters[adapter] = self.adapters.pop(adapter, 0) + 1
+        try:
+            yield
+        finally:
+            if adapter in self.adapters:  # a stop may have taken it
+                self.adapters[adapter] = max(0, self.adapters[adapter] - 1)
 
     def failure(self) -> WorkerFailed:
         """Return why the worker is gone."""

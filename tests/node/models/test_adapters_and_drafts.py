@@ -159,6 +159,33 @@ async def test_an_adapter_that_does_not_fit_costs_its_own_model_only(
         assert service.worker_pids() == pids
 
 
+async def test_the_adapter_that_was_not_asked_for_longest_makes_room(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.node.models.engine.test_lora import load_base, make_adapter
+
+    monkeypatch.setattr("node.models.service.MAX_ADAPTERS", 2)
+    base, said = load_base(), {}
+    for seed, name in enumerate(("one", "two", "three")):
+        adapter = make_adapter(base, tmp_path / name, seed, num_layers=4)
+        add_model(store, name, demo_directory(), f"FROM .\nADAPTER {adapter}\nPARAMETER num_predict 8")
+
+    async def take(service: Models, model: str) -> None:
+        said.setdefault(model, set()).add(await ask(service, model, QUESTIONS[0]))
+
+    async with serving(store) as service:
+        for model in ("one", "two", "three", "one"):
+            await take(service, model)
+        ((_, worker),) = service.scheduler.loaded()
+        three, one = [(await StoreLibrary(store).find(name)).adapter for name in ("three", "one")]
+        assert worker.adapters == {three: 0, one: 0}
+        async with trio.open_nursery() as nursery:  # all at once: nobody's adapter is taken away while it is needed
+            for model in ("one", "two", "three") * 3:
+                nursery.start_soon(take, service, model)
+        assert len(set.union(*said.values())) == 3
+        assert all(len(answers) == 1 for answers in said.values())
+
+
 async def test_a_model_with_a_draft_says_what_it_says_without(store: ModelStore, tmp_path: Path) -> None:
     preload_blas()
     from tests.node.models.engine.drafting_loop import shorten
