@@ -32,6 +32,34 @@ _HEADER: Final = struct.Struct(f">{len(MAGIC)}sBIQ{SALT_BYTES}s{NONCE_BYTES}s")
 _COST: Final = (argon2id.OPSLIMIT_MODERATE, argon2id.MEMLIMIT_MODERATE)
 
 
+# From passphrase and salt to the vault's key.
+Derive = Callable[[bytes, bytes], bytes]
+
+
+def derive_key(passphrase: bytes, salt: bytes) -> bytes:
+    """Return the key of a vault of version 1. Takes half a second and 256 MiB of memory.
+
+    Raises:
+        MemoryError: there is not so much memory.
+    """
+    passes, memory_bytes = _COST
+    try:
+        return argon2id.kdf(KEY_BYTES, passphrase, salt, opslimit=passes, memlimit=memory_bytes)
+    except CryptoError as error:
+        raise MemoryError(memory_bytes) from error
+
+
+def read_salt(path: Path) -> bytes | None:
+    """Return the salt of the vault at `path`, None where there is none.
+
+    Raises:
+        VaultInvalid: the file is not a vault of version 1.
+        SecretsFileFailed: the system says no.
+    """
+    content = read_file(path, MAX_FILE_BYTES)
+    return None if content is None else _parse_header(path, content)[0]
+
+
 @dataclass(frozen=True)
 class _Opened:
     salt: bytes
@@ -43,10 +71,11 @@ class VaultSecretStore:
 
     rung: Final = "vault"
 
-    def __init__(self, path: Path, passphrase: Callable[[], bytes] | None) -> None:
+    def __init__(self, path: Path, passphrase: Callable[[], bytes] | None, derive: Derive = derive_key) -> None:
         self.place: Final = f"vault file {path}"
         self._path = path
         self._passphrase = passphrase
+        self._derive_key = derive
         self._opened: _Opened | None = None
 
     def load(self) -> Secrets | None:
@@ -99,11 +128,10 @@ class VaultSecretStore:
         passphrase = self._passphrase()
         if not 0 < len(passphrase) <= MAX_PASSPHRASE_BYTES:
             raise PassphraseNeeded(self._path, f"a passphrase has 1 to {MAX_PASSPHRASE_BYTES} bytes")
-        passes, memory_bytes = _COST
         try:
-            key = argon2id.kdf(KEY_BYTES, passphrase, salt, opslimit=passes, memlimit=memory_bytes)
-        except CryptoError as error:
-            raise SecretsFileFailed(self._path, f"opening it takes {memory_bytes >> 20} MiB of memory") from error
+            key = self._derive_key(passphrase, salt)
+        except MemoryError as error:
+            raise SecretsFileFailed(self._path, f"opening it takes {_COST[1] >> 20} MiB of memory") from error
         self._opened = _Opened(salt, key)
         return self._opened
 

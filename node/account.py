@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from identity.keys import DeviceKey
 from identity.ladder import open_secret_store
 from identity.secrets import LogGuard, Secrets, load_or_create
+from identity.vault import Derive, derive_key
 from node.config import Home, make_private_directory
 from node.ports import Entropy, SystemEntropy
 from node.settings import Settings, load_settings, save_settings
@@ -47,13 +48,14 @@ def open_identity(
     passphrase: Callable[[], bytes] | None,
     may_use_keychain: bool,
     entropy: Entropy,
+    derive: Derive = derive_key,
 ) -> Identity:
     """Return the identity of `home`; made at the first call, on the rung the ladder gives. The caller holds the lock.
 
     Raises:
         SecretsError: what is stored cannot be read, or there is no place to store it; a new key is never made instead.
     """
-    store = open_secret_store(home.root, passphrase, keychain=may_use_keychain)
+    store = open_secret_store(home.root, passphrase, keychain=may_use_keychain, derive=derive)
     secrets = load_or_create(store, entropy.random_bytes)
     key = DeviceKey(secrets.device_seed)
     known = load_settings(home.settings)

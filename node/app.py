@@ -13,6 +13,7 @@ import trio
 from fastapi import FastAPI
 
 from identity.did import DeviceId
+from identity.vault import derive_key
 from node.account import Identity, open_identity
 from node.api.app import build_api
 from node.api.blobs import BlobRoutes
@@ -315,6 +316,7 @@ def _open_home(config: Config, entropy: Entropy, resources: ExitStack) -> _Kept:
         passphrase=config.passphrase,
         may_use_keychain=config.may_use_keychain,
         entropy=entropy,
+        derive=config.derive or derive_key,
     )
     # The database is made before the log: one that is missing beside a log was lost, and a new one in its place would
     # begin this device's chat feed a second time.

@@ -248,6 +248,7 @@ class Config:
 
     `listen` holds multiaddrs; empty means every address of this machine, at the last port where that is free.
     `api_is_chosen` says that a person means the port: one in use is then an error, not a reason to take another.
+    `derive` makes the vault's key from passphrase and salt, where it is not made as usual.
     """
 
     home: Home
@@ -259,6 +260,7 @@ class Config:
     may_use_keychain: bool
     sources: ModelSources
     serving: Serving = field(default_factory=Serving)
+    derive: Callable[[bytes, bytes], bytes] | None = None
     contact_interval_s: float = 30.0
     stop_grace_s: float = 5.0
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,10 @@ Facts = dict[str, Any]
 def serve(invocation: Invocation) -> int:
     """Run the node until it is told to stop; prints one line once it accepts work."""
     config = serve_config(invocation)
+    if config.passphrase is not None:
+        from node.early_key import EarlyKey  # here, since no other verb opens a vault
+
+        config = replace(config, derive=EarlyKey(config.home.vault, config.passphrase))
     worker = WorkerProcess.start() if invocation.arguments.warm else None
     # Imported here: the network and the HTTP server take seconds, and no other verb needs them in this process.
     with without_collections():
