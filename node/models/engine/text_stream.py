@@ -1,6 +1,6 @@
-"""From raw text pieces to what the reader sees: stop strings, thinking and tool calls cut out, nothing split in two.
+"""The pieces that a model's text comes apart into, and where its stop strings end it, wherever tokens are cut.
 
-Both machines are pure. Each holds back exactly as much text as could still become a tag or a stop string.
+No more is held back than could still become a stop string; thinking and calls are cut out by `dialect`.
 """
 
 from collections.abc import Sequence
@@ -60,61 +60,6 @@ class StopStrings:
         """Return what was held back in case it became a stop string, and did not."""
         held, self._held = self._held, ""
         return held
-
-
-class TagSplitter:
-    """Cuts thinking and tool calls out of the text by the tags that the model's family uses."""
-
-    def __init__(
-        self, think_tags: tuple[str, str] | None, tool_tags: tuple[str, str] | None, *, inside_thinking: bool
-    ) -> None:
-        """Take the tags to look for (None: that kind is not wanted) and whether the prompt opened the thinking."""
-        self._think = think_tags
-        self._tool = tool_tags
-        self._kind = Kind.THINKING if inside_thinking and think_tags else Kind.CONTENT
-        self._held = ""
-        self._trim = self._kind is Kind.THINKING
-
-    def feed(self, text: str) -> list[Segment]:
-        """Return the pieces that are certain after `text`."""
-        self._held += text
-        pieces: list[Segment] = []
-        while (found := self._next_tag()) is not None:
-            start, tag, kind = found
-            self._emit(pieces, self._held[:start])
-            self._held = self._held[start + len(tag) :]
-            self._kind, self._trim = kind, True
-        if self._kind is not Kind.TOOL_CALL:
-            keep = held_back(self._held, tuple(self._tags()))
-            self._emit(pieces, self._held[: len(self._held) - keep])
-            self._held = self._held[len(self._held) - keep :]
-        return pieces
-
-    def finish(self) -> list[Segment]:
-        """Return what was held back; a tool call that the model left open still counts as one."""
-        pieces: list[Segment] = []
-        self._emit(pieces, self._held)
-        self._held = ""
-        return pieces
-
-    def _tags(self) -> dict[str, Kind]:
-        if self._kind is Kind.THINKING and self._think:
-            return {self._think[1]: Kind.CONTENT}
-        if self._kind is Kind.TOOL_CALL and self._tool:
-            return {self._tool[1]: Kind.CONTENT} if self._tool[1] else {}
-        return {tags[0]: kind for tags, kind in ((self._think, Kind.THINKING), (self._tool, Kind.TOOL_CALL)) if tags}
-
-    def _next_tag(self) -> tuple[int, str, Kind] | None:
-        places = [(self._held.find(tag), tag, kind) for tag, kind in self._tags().items()]
-        found = [place for place in places if place[0] >= 0]
-        return min(found, key=lambda place: place[0]) if found else None
-
-    def _emit(self, pieces: list[Segment], text: str) -> None:
-        if self._trim:  # the line breaks around the tags belong to the tags
-            text = text.lstrip()
-        if text:
-            self._trim = False
-            pieces.append(Segment(self._kind, text))
 
 
 def held_back(text: str, marks: Sequence[str]) -> int:

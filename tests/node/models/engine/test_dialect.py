@@ -91,6 +91,20 @@ def test_what_is_held_back_is_no_more_than_could_become_a_mark() -> None:
     assert _parts(splitter.feed("b>")) == [("content", "<b>")]
 
 
+def test_a_tool_call_comes_whole_and_counts_even_unclosed() -> None:
+    splitter = Splitter.of(QWEN, thinking=False, tools=True, opened=False, strict=False)
+    assert splitter.feed('<tool_call>{"na') == []
+    assert splitter.feed('me": "f"}') == []
+    assert splitter.finish() == [Segment(Kind.TOOL_CALL, '{"name": "f"}')]
+
+
+def test_marks_of_tools_that_are_not_offered_are_text() -> None:
+    splitter = Splitter.of(QWEN, thinking=False, tools=False, opened=False, strict=False)
+    assert _parts(splitter.feed("<tool_call>x</tool_call>") + splitter.finish()) == [
+        ("content", "<tool_call>x</tool_call>")
+    ]
+
+
 def test_a_mark_within_a_call_is_the_calls_own_words() -> None:
     splitter = Splitter.of(
         QWEN, thinking=False, tools=True, opened=False, strict=True, is_call=lambda text: text.endswith("}")
