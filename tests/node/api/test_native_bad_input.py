@@ -30,12 +30,8 @@ def _the_next_question_is_answered(api: Any) -> Iterator[None]:
 
 
 def post(api: Any, path: str, body: dict[str, Any]) -> httpx.Response:
-    whole = {"model": "demo", "stream": False, "options": BRIEF, **body}
-    whole |= (
-        {}
-        if {"prompt", "messages"} & whole.keys()
-        else {"chat": {"messages": HELLO}, "generate": {"prompt": "x"}}[path]
-    )
+    question: dict[str, Any] = {"messages": HELLO} if path == "chat" else {"prompt": "x"}
+    whole = {"model": "demo", "stream": False, "options": BRIEF, **question, **body}
     return httpx.post(f"{api.url}/api/{path}", json=whole, timeout=60)
 
 

@@ -41,7 +41,7 @@ def ask(api: Any, path: str, **body: Any) -> Any:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_the_probabilities_of_an_answers_tokens(api: Any, client: ollama.Client, stream: bool) -> None:
+def test_the_probabilities_of_an_answers_tokens(api: Any, client: ollama.Client, stream: Any) -> None:
     told: Any = client.chat("demo", SUM, logprobs=True, top_logprobs=3, options=GREEDY, stream=stream)
     chosen = [token for piece in (told if stream else [told]) for token in piece.logprobs or []]
     assert "".join(token.token for token in chosen).removesuffix("<|im_end|>") == "7 + 5 = 12."
@@ -64,8 +64,9 @@ def test_without_logprobs_there_are_none(api: Any) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_format_holds_the_answer(client: ollama.Client, stream: bool) -> None:
-    for wished in ("json", PERSON):
+def test_a_format_holds_the_answer(client: ollama.Client, stream: Any) -> None:
+    formats: list[Any] = ["json", PERSON]
+    for wished in formats:
         told: Any = client.chat("demo", ANN, format=wished, options=GREEDY, stream=stream)
         text = "".join(piece.message.content or "" for piece in (told if stream else [told]))
         assert json.loads(text) == {"name": "Ann", "age": 30}
@@ -84,7 +85,7 @@ def test_a_format_comes_after_the_thinking(client: ollama.Client) -> None:
 
 def test_a_degree_of_thinking_is_thinking(client: ollama.Client) -> None:
     for degree in ("low", "medium", "high"):
-        told = client.chat("demo", SUM, think=degree, options=GREEDY)  # type: ignore[arg-type]  # one of its literals
+        told = client.chat("demo", SUM, think=degree, options=GREEDY)
         assert (told.message.thinking or "").strip() == "7 plus 5 is 12."
     assert client.chat("demo", SUM, think=False, options=GREEDY).message.thinking is None
 
