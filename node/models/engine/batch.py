@@ -1,8 +1,8 @@
 """Answers that are generated together: one step gives each of them its next token.
 
-The accelerator never waits for Python. While one step is computed, the graph of the next is built on tokens that are
-not known yet; only then are the values asked for, and while the next step runs they are made into text, masks and
-messages. Rows that ended drop out one step later; what that step computed for them is thrown away.
+The accelerator never waits for Python: the next step is begun on tokens that are not known yet, and while it runs, the
+values of the last one are made into text, masks and messages. Rows that ended drop out one step later; what that step
+computed for them is thrown away.
 
 One row alone has plain caches, without the masks and the padding of a batch.
 """
@@ -145,18 +145,22 @@ class Batch:
         finite = mx.isfinite(mx.logsumexp(logits, axis=-1)) if self._new else None
         likely = _LikelyOnes(rows, logits, tokens)
         _mx.async_eval(tokens, finite, likely.arrays)
+        # A first token is told before anything else is begun. Otherwise the next step is begun on tokens that are not
+        # known yet: the accelerator does not even wait until this thread is awake.
+        at_once = not self._new
         before = following = None
         if not self._drafts and any(len(row.generated) + 1 < row.most for row in rows):
-            # Built on tokens that are not known yet. What the caches of a single row were is remembered, for the case
-            # that the token ends it; a batch goes on.
-            before = snapshot(self._caches) if self._plain else None
+            # What the caches of a single row were is remembered, for the case that its first token ends it.
+            before = snapshot(self._caches) if self._plain and not at_once else None
             following = self._next_logits(tokens)
+            if at_once:
+                _mx.async_eval(following)
         values: list[int] = tokens.tolist()  # type: ignore[assignment]  # an array of one dimension
         chosen = self._take(values, likely, None if finite is None else finite.tolist())
         if chosen:
             self._listener.chosen(chosen)
         going = [number for number, row in enumerate(rows) if row not in self._ended]
-        if going and following is not None:
+        if going and following is not None and not at_once:
             before = None  # or its arrays could not be written in place
             _mx.async_eval(following)
         elif before is not None:
