@@ -5,6 +5,7 @@ keys can read it (specs/0028-prefix-cache). Blocking; the worker does everything
 """
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -55,6 +56,7 @@ class PrefixPlaces:
             users = self._root / name / _USERS
             make_directories(users)
             (users / parse_digest(manifest)).touch(mode=0o600)
+            os.utime(users)
             for other in (self._root / name).iterdir():
                 if other not in (directory, users):
                     _remove(other)

@@ -74,6 +74,12 @@ def test_the_longest_unused_places_give_way(root: Path) -> None:
         os.utime(Path(kept.directory).parent / "models", (number, number))
         assert Path(kept.directory).exists()
     assert len(list(root.iterdir())) == MAX_MODELS
+    # The oldest of the four is used again, so the next one to go is another.
+    again = places(root).place("weights 2", ONE, 0)
+    places(root).place("one more", ONE, 0)
+    assert again is not None
+    assert Path(again.directory).exists()
+    assert len(list(root.iterdir())) == MAX_MODELS
 
 
 def test_a_place_that_cannot_be_made_is_none(root: Path) -> None:
