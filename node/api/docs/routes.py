@@ -8,10 +8,6 @@ import trio
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, Response
 
-from node.api.docs.document import describe
-from node.api.docs.operation import Operations
-from node.api.docs.page import POLICY, write_page
-from node.api.docs.registry import REGISTRY
 from node.api.streams import to_json
 
 
@@ -21,7 +17,7 @@ class DocsRoutes:
     def __init__(self, routers: Sequence[APIRouter], version: str, *, with_registry: bool) -> None:
         self._routers = routers
         self._version = version
-        self._more: Operations = REGISTRY if with_registry else {}
+        self._with_registry = with_registry
         self._document = cache(self._describe)
 
     def router(self) -> APIRouter:
@@ -39,10 +35,16 @@ class DocsRoutes:
 
     async def page(self, request: Request) -> Response:
         """Return the same for people, with commands that address this very API."""
+        from node.api.docs.page import POLICY, write_page
+
         told = await trio.to_thread.run_sync(self._document)
         url = f"http://{request.headers.get('host', 'localhost')}"
         return HTMLResponse(write_page(told, url), headers={"content-security-policy": POLICY})
 
     def _describe(self) -> dict[str, Any]:
         # One route's types take milliseconds to describe, all of them half a second: not on the event loop.
-        return describe(self._routers, self._version, self._more)
+        # Nor does a node that nobody asks for it read, at its start, all that is said there of the types.
+        from node.api.docs.document import describe
+        from node.api.docs.registry import REGISTRY
+
+        return describe(self._routers, self._version, REGISTRY if self._with_registry else {})
