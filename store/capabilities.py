@@ -4,7 +4,7 @@ The signs are those by which the program that runs the model tells it, so that l
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -38,24 +38,39 @@ _TOOL_SIGNS: Final = (
     ("<|tool_calls_section_begin|>",),
     ('<function name="', '<param name="'),
     ("[TOOL_CALLS]",),
+    ("<atem:function_calls>",),
     ("<tool_call>", "tool_call.name"),
 )
-# Tokens that open and close a model's thinking, and those that mark where words are missing.
-_THINK_TOKENS: Final = (
+# Or these are all among its tokens.
+_TOOL_TOKENS: Final = (
+    ("<|tool_call_start|>", "<|tool_call_end|>"),
+    ("<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>"),
+    ("<|channel|>", "<|message|>", "<|start|>", "<|return|>"),
+)
+# What opens and closes a model's thinking: among its tokens, or in its template.
+_THINK_SIGNS: Final = (
     ("<think>", "</think>"),
     ("<longcat_think>", "</longcat_think>"),
     ("<|think:start|>", "<|think:end|>"),
     ("<|channel>", "<channel|>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>"),
+    ("<|channel|>", "<|message|>", "<|start|>", "<|return|>"),
 )
+# Of a model that can be told to think, the template knows the mark itself or has a switch.
+_THINK_SWITCHES: Final = ("thinking", "reasoning_effort")
+# Tokens that mark where words are missing.
 _INSERT_TOKENS: Final = (
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
     ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
     ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
-    ("<|fim_begin|>", "<|fim_hole|>", "<|fim_end|>"),
+    ("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),
     ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
     ("▁<PRE>", "▁<SUF>", "▁<MID>"),
     ("<PRE>", "<SUF>", "<MID>"),
-    ("[PREFIX]", "[SUFFIX]", "[MIDDLE]"),
+    ("[PREFIX]", "[SUFFIX]"),
 )
 
 
@@ -76,10 +91,10 @@ def capabilities(files: Mapping[str, bytes]) -> tuple[str, ...]:
     """Return what a model that writes can be asked for; `files` are those of its tokenizer, by name."""
     template = own_template(files)
     found = [COMPLETION]
-    if any(all(word in template for word in sign) for sign in _TOOL_SIGNS):
+    if any(_stand_in(template, sign) for sign in _TOOL_SIGNS) or any(_has_tokens(files, *t) for t in _TOOL_TOKENS):
         found.append(TOOLS)
-    thinks = (start for start, end in _THINK_TOKENS if _has_tokens(files, start, end))
-    if any("enable_thinking" in template or start in template for start in thinks):
+    marks = [sign for sign in _THINK_SIGNS if _has_tokens(files, *sign) or _stand_in(template, sign[:2])]
+    if any(word in template for word in (*_THINK_SWITCHES, *(sign[0] for sign in marks))) and marks:
         found.append(THINKING)
     if any(_has_tokens(files, *tokens) for tokens in _INSERT_TOKENS):
         found.append(INSERT)
@@ -99,6 +114,10 @@ def own_template(files: Mapping[str, bytes]) -> str:
         named = {str(each.get("name")): each.get("template") for each in template if isinstance(each, dict)}
         template = named.get("default")
     return template if isinstance(template, str) else ""
+
+
+def _stand_in(template: str, words: Sequence[str]) -> bool:
+    return all(word in template for word in words)
 
 
 def _has_tokens(files: Mapping[str, bytes], *tokens: str) -> bool:

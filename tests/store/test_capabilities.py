@@ -8,6 +8,8 @@ import pytest
 from node.models.demo import demo_directory
 from store.capabilities import capabilities, own_template
 
+HARMONY = ("<|channel|>", "<|message|>", "<|start|>", "<|return|>")
+
 
 def files(template: str = "", *tokens: str, **more: str) -> dict[str, bytes]:
     vocabulary = {"added_tokens": [{"content": token} for token in tokens]}
@@ -37,6 +39,11 @@ def test_the_demo_model_calls_tools_and_thinks() -> None:
         (files("{{ messages }}", "<think>", "</think>"), ["completion"]),
         (files("", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"), ["completion", "insert"]),
         (files("", "<|fim_prefix|>", "<|fim_suffix|>"), ["completion"]),
+        (files("", "[PREFIX]", "[SUFFIX]"), ["completion", "insert"]),
+        (files("[THINK] {{ reasoning_effort }} [/THINK]"), ["completion", "thinking"]),
+        (files("{{ reasoning_effort }}"), ["completion"]),
+        (files("", "<|tool_call_start|>", "<|tool_call_end|>"), ["completion", "tools"]),
+        (files("<|channel|>", *HARMONY), ["completion", "tools", "thinking"]),
         (files("", "<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"), ["completion", "insert"]),
         (files(added_tokens_json='{"\\u003cthink>": 1}'), ["completion"]),
     ],
