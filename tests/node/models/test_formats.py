@@ -158,31 +158,32 @@ async def test_none_calls_nothing() -> None:
 
 
 async def test_parallel_calls_are_all_told_and_one_is_enough_where_they_are_not() -> None:
-    hot = {"temperature": 1.5, "top_k": 0, "top_p": 1.0, "num_predict": 300}
-    many = 0
-    async with serving() as service:
-        for seed in range(4):
-            for parallel in (True, False):
-                pieces = await said(
-                    service,
-                    chat(
-                        "Weather and time in Paris?",
-                        tools=[WEATHER, CLOCK],
-                        tool_choice="required",
-                        parallel_tool_calls=parallel,
-                        options={**hot, "seed": seed},
-                    ),
-                )
-                if reason_of(pieces) != "stop":
-                    continue
-                calls = calls_of(pieces)
-                assert calls
-                assert parallel or len(calls) == 1
-                many += len(calls) > 1
-                for call in calls:
-                    wanted = {"get_weather": WEATHER, "get_time": CLOCK}[call.name]
-                    jsonschema_rs.validate(wanted["function"]["parameters"], json.loads(call.arguments_json))
-    assert many
+    tools = [tool("ping", times={"type": "integer", "minimum": 1, "maximum": 9}), tool("pong")]
+    schemas = {each["function"]["name"]: each["function"]["parameters"] for each in tools}
+    hot = {"temperature": 5.0, "top_k": 0, "top_p": 1.0}
+    counts: dict[bool, set[int]] = {True: set(), False: set()}
+
+    async def ask(parallel: bool, seed: int) -> None:
+        wanted = chat(
+            "Ping.",
+            tools=tools,
+            tool_choice="required",
+            parallel_tool_calls=parallel,
+            options={**hot, "seed": seed, "num_predict": 400},
+        )
+        pieces = await said(service, wanted)
+        if reason_of(pieces) == "stop":
+            counts[parallel].add(len(calls_of(pieces)))
+            assert not text_of(pieces).strip()
+        for call in calls_of(pieces):
+            jsonschema_rs.validate(schemas[call.name], json.loads(call.arguments_json))
+
+    async with serving() as service, trio.open_nursery() as nursery:
+        for parallel in (True, False):
+            for seed in range(8):
+                nursery.start_soon(ask, parallel, seed)
+    assert counts[False] == {1}
+    assert max(counts[True]) > 1
 
 
 async def test_held_and_free_answers_share_a_batch() -> None:
