@@ -165,7 +165,8 @@ async def test_the_adapter_that_was_not_asked_for_longest_makes_room(
     from tests.node.models.engine.test_lora import load_base, make_adapter
 
     monkeypatch.setattr("node.models.service.MAX_ADAPTERS", 2)
-    base, said = load_base(), {}
+    base = load_base()
+    said: dict[str, set[str]] = {}
     for seed, name in enumerate(("one", "two", "three")):
         adapter = make_adapter(base, tmp_path / name, seed, num_layers=4)
         add_model(store, name, demo_directory(), f"FROM .\nADAPTER {adapter}\nPARAMETER num_predict 8")

@@ -35,7 +35,7 @@ def load_base(kind: str = "demo") -> Any:
         model.set_dtype(mx.float32)
         return model
     mx.random.seed(5)
-    shape = {
+    shape: dict[str, Any] = {
         **{"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128, "num_attention_heads": 2},
         **{"num_key_value_heads": 2, "vocab_size": 600, "rms_norm_eps": 1e-6, "rope_theta": 1e4},
         **{"max_position_embeddings": 128, "tie_word_embeddings": False, "head_dim": 32},
@@ -43,14 +43,18 @@ def load_base(kind: str = "demo") -> Any:
     if kind == "experts":
         shape |= {"num_experts": 4, "num_experts_per_tok": 2, "decoder_sparse_step": 1, "mlp_only_layers": []}
         shape |= {"moe_intermediate_size": 32, "norm_topk_prob": True, "model_type": "qwen3_moe"}
-        model = qwen3_moe.Model(qwen3_moe.ModelArgs.from_dict(shape))
+        model = qwen3_moe.Model(_args(qwen3_moe)(shape))
     else:  # qwen2 has biases on its projections
-        model = qwen2.Model(qwen2.ModelArgs.from_dict({**shape, "model_type": "qwen2"}))
+        model = qwen2.Model(_args(qwen2)({**shape, "model_type": "qwen2"}))
     if kind == "packed":
         quantize: Any = nn.quantize  # type: ignore[attr-defined]  # exported by a wildcard
         quantize(model, group_size=32, bits=4)
     mx.eval(model.parameters())
     return model
+
+
+def _args(module: Any) -> Callable[[dict[str, Any]], Any]:
+    return module.ModelArgs.from_dict  # type: ignore[no-any-return]  # mlx-lm publishes no types
 
 
 def make_adapter(model: Any, directory: Path, seed: int, *, kind: str = "lora", rank: int = 4, **config: Any) -> Path:
