@@ -130,7 +130,7 @@ async def test_a_restart_goes_on_from_the_disk(tmp_path: Path, expected: dict[st
 
 
 async def test_workers_killed_at_any_moment_leave_what_is_right(tmp_path: Path, expected: dict[str, str]) -> None:
-    cached = 0
+    cached = answered = 0
     for life in range(4):
         async with serving(tmp_path) as models:
             await models.load("demo", None)
@@ -138,17 +138,21 @@ async def test_workers_killed_at_any_moment_leave_what_is_right(tmp_path: Path, 
             async with trio.open_nursery() as nursery:
 
                 async def asking(models: Models = models) -> None:
-                    nonlocal cached
+                    nonlocal answered, cached
                     try:
                         for question in QUESTIONS * 20:
                             text, ending = await ask(models, under_rules(question))
                             assert text == expected[question]
                             cached += ending.cached_tokens
+                            answered += 1
                     except WorkerCrashed:
                         return
 
                 nursery.start_soon(asking)
-                await trio.sleep(0.05 + 0.17 * life)
+                wanted = answered + life
+                while answered < wanted:
+                    await trio.sleep(0.001)
+                await trio.sleep(0.013 * life)  # anywhere within the next one
                 os.kill(pid, signal.SIGKILL)
     assert cached > 0
     async with serving(tmp_path) as models:
