@@ -11,6 +11,7 @@ _CLONE_NEWNET: Final = 0x4000_0000
 _CLONE_NEWUSER: Final = 0x1000_0000
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NO_NEW_PRIVS: Final = 38
+_FIRST_TO_GO: Final = "800"
 _NETWORK_EVENTS: Final = frozenset(
     {"socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"}
 )
@@ -35,6 +36,8 @@ def confine() -> tuple[str, ...]:
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         if not _leave_network(libc):
             notes.append("the system allows no empty network namespace; only Python code is kept from the network")
+        if not _go_first():
+            notes.append("where memory runs out, the system may end the node instead of the worker")
         libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     sys.addaudithook(_refuse)
     return tuple(notes)
@@ -65,6 +68,15 @@ def _enter_empty_network(libc: ctypes.CDLL) -> bool:
         Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="ascii")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def _go_first() -> bool:
+    """Let the system end this process before others where memory runs out: the node lives on and says so."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO, encoding="ascii")
     except OSError:
         return False
     return True

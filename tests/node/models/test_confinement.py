@@ -41,3 +41,11 @@ def test_files_can_still_be_made() -> None:
 def test_no_network_is_left_or_a_note_says_so() -> None:
     seen = confined("print(notes, [line.split(':')[0].strip() for line in open('/proc/net/dev')][2:])")
     assert seen == "() ['lo']" or "no empty network namespace" in seen
+
+
+@pytest.mark.platform
+@pytest.mark.skipif("sys.platform != 'linux'", reason="only Linux ends processes where memory runs out")
+def test_it_goes_first_where_memory_runs_out_or_a_note_says_so() -> None:
+    code = "import os; print(notes, open(f'/proc/{os.getpid()}/oom_score_adj').read().strip())"
+    seen = confined(code)
+    assert seen.endswith(" 800") or "instead of the worker" in seen
