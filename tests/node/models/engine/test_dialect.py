@@ -20,7 +20,7 @@ KIMI = Dialect(
 MISTRAL = Dialect(think=("[THINK]", "[/THINK]"), tool=("[TOOL_CALLS]", ""))
 Parts = list[tuple[str, str]]
 
-VECTORS = Path(__file__).parents[4] / "specs" / "vectors" / "0029-held-answers"
+VECTORS = Path(__file__).parents[4] / "specs" / "vectors" / "0032-held-answers"
 ANSWERS = json.loads((VECTORS / "marks.json").read_text(encoding="utf-8"))
 DIALECTS = {
     "think tags": QWEN,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.model
 
 
-VECTORS = Path(__file__).parents[4] / "specs" / "vectors" / "0029-held-answers"
+VECTORS = Path(__file__).parents[4] / "specs" / "vectors" / "0032-held-answers"
 SCHEMAS = json.loads((VECTORS / "schemas.json").read_text(encoding="utf-8"))
 WEATHER = {
     "type": "function",

@@ -56,7 +56,7 @@ WEATHER = {
         },
     },
 }
-VECTORS = Path(__file__).parents[4] / "specs" / "vectors" / "0029-held-answers"
+VECTORS = Path(__file__).parents[4] / "specs" / "vectors" / "0032-held-answers"
 # What models of the family write, as their templates show it.
 USUAL = {
     vector["input"]["family"]: vector for vector in json.loads((VECTORS / "calls.json").read_text(encoding="utf-8"))
