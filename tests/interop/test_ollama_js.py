@@ -74,7 +74,7 @@ def told(program: Path, node: NodeProcess) -> Any:
 def test_answers(told: Any) -> None:
     assert told["whole"] == ["7 + 5 = 12.", "stop", 10]
     assert "".join(told["streamed"]) == "7 + 5 = 12."
-    assert len(told["streamed"]) > 2
+    assert len(told["streamed"]) >= 2
     assert told["generated"] == "Paris."
     assert told["thought"] == ["7 plus 5 is 12.", "7 + 5 = 12."]
 
