@@ -17,7 +17,7 @@ from protocol.errors import ModelNameInvalid
 from protocol.model_name import ModelName, format_model_name, parse_model_name
 from protocol.provenance import Provenance
 from store.diff import ModelDiff, diff_models
-from store.errors import VersionTaken, VersionUnknown
+from store.errors import ModelUnknown, VersionTaken, VersionUnknown
 from store.gc import GcReport, collect
 from store.history import PastVersion, past_versions
 from store.log import Log
@@ -202,6 +202,8 @@ class Versions:
             after = await self._threads.store(self._store.refs.history, name)
             if bundle is not None:
                 await self._published(bundle)
+        if not after:  # somebody else has removed the name in this very moment
+            raise ModelUnknown(str(name))
         changed = before != after
         if changed:
             number = after[-1].number

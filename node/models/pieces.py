@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from node.models.answers import Answer, Answers
 from node.models.errors import (
@@ -16,9 +17,19 @@ from node.models.errors import (
     PromptTooLong,
     TemplateInvalid,
 )
+from node.models.library import ServedModel
 from node.models.requests import Call, ChosenToken, Ending, LikelyToken, Piece
 from node.models.supervisor import Worker
 from protocol.worker.messages import Done, Failed, Progress, Text, ToolCall
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that a worker has; `load_ns` is how long the worker and its model were waited for."""
+
+    answers: Answers
+    worker: Worker
+    load_ns: int
 
 
 async def pieces_of(
@@ -53,6 +64,17 @@ async def pieces_of(
                 case Progress():
                     prompt_tokens = answer.total
     raise worker.failure()
+
+
+async def done_of(asked: Asked, model: ServedModel) -> Done:
+    """Return the end of a request that has no other answer."""
+    while taken := await asked.answers.take():
+        match taken[-1]:
+            case Done() as done:
+                return done
+            case Failed() as failed:
+                raise error_of(failed, model.name)
+    raise asked.worker.failure()
 
 
 def _joined(answers: Sequence[Answer]) -> Iterator[Answer]:

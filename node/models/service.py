@@ -11,14 +11,13 @@ from typing import Final
 
 import trio
 
-from node.models.answers import Answers
 from node.models.demo import DEMO_NAME
 from node.models.embeddings import CAPABILITY, embed_of, vectors_of
 from node.models.errors import CapabilityMissing, ModelError, ModelRefused, NothingProved
 from node.models.library import Library, ServedModel
 from node.models.metrics import Metrics
 from node.models.options import resolve_options
-from node.models.pieces import ending_of, error_of, pieces_of
+from node.models.pieces import Asked, done_of, ending_of, pieces_of
 from node.models.prefix_place import PrefixPlaces
 from node.models.questions import question_of
 from node.models.requests import Embeddings, EmbedRequest, Ending, GenerateRequest, LoadedModel, Piece
@@ -28,8 +27,9 @@ from node.models.schema_clerk import SchemaClerk
 from node.models.spare import Spare
 from node.models.supervisor import Patience, Worker
 from node.ports import Clock, Entropy
-from protocol.worker.messages import Done, Embed, Failed, Generate, Load, LoadAdapter, Ready
+from protocol.worker.messages import Done, Embed, Generate, Load, LoadAdapter, Ready
 from store.drafts import FOLDER as DRAFT_FOLDER
+from store.errors import StoreError
 from store.lora import FOLDER as ADAPTER_FOLDER
 
 _log = logging.getLogger("tilenode.models")
@@ -47,15 +47,6 @@ class Proof:
     model: str
     tokens: int
     seconds: float
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A request that a worker has; `load_ns` is how long the worker and its model were waited for."""
-
-    answers: Answers
-    worker: Worker
-    load_ns: int
 
 
 class Models:
@@ -123,7 +114,7 @@ class Models:
         """Return how many tokens the prompt of `request` has; nothing is generated. Raises as `generate`."""
         model, ask = await self._understood(request, count_only=True)
         async with self._asked(model, request.client, request.keep_alive_s, ask) as asked:
-            return (await _done(asked, model)).prompt_tokens
+            return (await done_of(asked, model)).prompt_tokens
 
     async def embed(self, request: EmbedRequest) -> Embeddings:
         """Return one vector for each input of `request`; without inputs the model is loaded, and there is none.
@@ -184,7 +175,7 @@ class Models:
         request = GenerateRequest(name, prompt="1", raw=True, options={"num_predict": 1, "temperature": 0})
         model, ask = await self._understood(replace(request, client="health"))
         async with self._asked(model, "health", UNTOUCHED, ask) as asked:
-            done = await _done(asked, model)
+            done = await done_of(asked, model)
         return Proof(model.name, done.eval_tokens, round(self._clock.monotonic_s() - started_s, 3))
 
     def _provable(self) -> str:
@@ -263,7 +254,7 @@ class Models:
     async def _start(self, model: ServedModel, context_bytes: int) -> Worker:
         """Return a worker that has loaded `model`; its contexts may take `context_bytes`."""
         assert self._nursery is not None, "run() was not started"
-        directory = await self.library.directory(model.digest)
+        directory = await self._files(model)
         _require_beside(model, directory)
         cache = None
         if self._prefixes is not None:
@@ -294,6 +285,14 @@ class Models:
             _log.warning("worker_note", extra={"note": note})
         return worker
 
+    async def _files(self, model: ServedModel) -> Path:
+        """Return where the model's files are. Somebody may delete the model in this very moment."""
+        try:
+            return await self.library.directory(model.digest)
+        except StoreError:
+            await self.library.find(model.name)  # says that it is gone, if that is what is wrong
+            raise
+
     async def _live(self, worker: Worker, name: str, *, task_status: trio.TaskStatus[None]) -> None:
         await worker.run(task_status=task_status)
         self.metrics.ended(worker.status)
@@ -322,7 +321,7 @@ class Models:
         directory = await self.library.directory(model.digest) / ADAPTER_FOLDER
         message = LoadAdapter(self._number(), model.adapter, str(directory))
         async with worker.request(message, lambda _: None) as answers:
-            await _done(Asked(answers, worker, 0), model)
+            await done_of(Asked(answers, worker, 0), model)
         worker.adapters[model.adapter] = 0
 
     def _loaded(self, seat: Seat, worker: Worker, model: ServedModel) -> LoadedModel:
@@ -370,17 +369,6 @@ class _Handover:
         """Note that the asker left; if the worker never got the request, nobody else will give the turn back."""
         if not self.handed_over:
             self._turn.end(answered=False)
-
-
-async def _done(asked: Asked, model: ServedModel) -> Done:
-    """Return the end of a request that has no other answer."""
-    while taken := await asked.answers.take():
-        match taken[-1]:
-            case Done() as done:
-                return done
-            case Failed() as failed:
-                raise error_of(failed, model.name)
-    raise asked.worker.failure()
 
 
 def _require_beside(model: ServedModel, directory: Path) -> None:
