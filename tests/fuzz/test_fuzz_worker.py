@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from node.api.body import parse_body
 from node.api.durations import parse_keep_alive
 from node.api.errors import BodyInvalid
-from node.api.schemas import ChatBody, ChatCompletionBody, GenerateBody
+from node.api.openai_schemas import ChatCompletionBody
+from node.api.schemas import ChatBody, GenerateBody
 from protocol.codec import encode
 from protocol.errors import CodecInvalid, FieldInvalid, NotEncodable
 from protocol.worker.codec import decode_from_worker, decode_to_worker, encode_from_worker, encode_to_worker

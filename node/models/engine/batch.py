@@ -205,7 +205,8 @@ class Batch:
     def _next_logits(self, tokens: mx.array) -> mx.array:
         if self._adapters is not None:
             self._adapters.select([row.adapter for row in self._rows])
-        return self._model(tokens[:, None], cache=self._caches)[:, -1, :]  # type: ignore[no-any-return]
+        logits: mx.array = self._model(tokens[:, None], cache=self._caches)
+        return logits[:, -1, :]
 
     def _keep_going(self, going: list[int], values: list[int], *, was_read: bool) -> None:
         """Let rows that ended go; their caches hold the newest token if it `was_read`."""
