@@ -268,7 +268,7 @@ class Batch:
             self._adapters.select([row.adapter])
         logits = self._model(mx.array([[row.generated[-1], *guesses]]), cache=self._caches)[0]
         places = [row.place.after(guesses[:count]) for count in range(len(guesses) + 1)]
-        values: list[int] = Choice(places, logits.shape[-1])(logits).tolist()  # type: ignore[assignment]
+        values: list[int] = Choice(places, logits.shape[-1])(logits).tolist()  # type: ignore[assignment]  # an array of one dimension
         right = next((count for count, guess in enumerate(guesses) if values[count] != guess), len(guesses))
         trim(self._caches, len(guesses) - right)
         row.drafted, row.accepted = row.drafted + len(guesses), row.accepted + right

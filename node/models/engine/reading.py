@@ -234,7 +234,8 @@ class Reader:
         if self._adapters is not None:
             self._adapters.select([row.adapter for row in rows])
         if min(lengths) == longest:
-            return self._model(mx.array(pieces), cache=caches)[:, -1, :]  # type: ignore[no-any-return]
+            even: mx.array = self._model(mx.array(pieces), cache=caches)
+            return even[:, -1, :]
         announce_padding(caches, lengths)
         padded = mx.array([piece + [0] * (longest - len(piece)) for piece in pieces])
         logits: mx.array = self._model(padded, cache=caches)
