@@ -215,6 +215,7 @@ BY_ERROR: Final[dict[str, ExitCode]] = {
     "LayerPathInvalid": ExitCode.MANIFEST_INVALID,
     "ChunkMapInvalid": ExitCode.MANIFEST_INVALID,
     "DeltaInvalid": ExitCode.MANIFEST_INVALID,
+    "PrefixFileInvalid": ExitCode.MODEL_FAILED,
     "JsonInvalid": ExitCode.MANIFEST_INVALID,
     "ArtifactInvalid": ExitCode.MANIFEST_INVALID,
     "BlobTooLarge": ExitCode.MANIFEST_INVALID,
