@@ -38,9 +38,7 @@ def run_daemon(config: Config, ready: Callable[[Mapping[str, Any]], None], worke
         raise first_cause(group) from None
 
 
-async def _run(
-    config: Config, ready: Callable[[Mapping[str, Any]], None], worker: WorkerProcess | None
-) -> None:
+async def _run(config: Config, ready: Callable[[Mapping[str, Any]], None], worker: WorkerProcess | None) -> None:
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
         await nursery.start(_watch_signals, stop)
