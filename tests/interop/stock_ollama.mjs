@@ -44,8 +44,8 @@ told.version = (await client.version()).version
 told.missing = await client.chat({ model: 'nope', messages: sum }).catch((error) => [error.status_code, error.message])
 
 // Far from its end: leaving must stop the model, not only the reading.
-const endless = { temperature: 2, top_k: 0, top_p: 1 }
-const stream = await client.generate({ model: 'demo', prompt: 'Once', raw: true, options: endless, stream: true })
+const endless = { type: 'array', items: { type: 'integer' }, minItems: 5000 }
+const stream = await client.generate({ model: 'demo', prompt: 'Once', raw: true, format: endless, stream: true })
 let pieces = 0
 try {
   for await (const part of stream) {

@@ -72,7 +72,10 @@ def test_a_worker_that_dies_is_an_error_of_the_stream(api: Any, client: openai.O
 
 def test_a_worker_that_dies_fails_the_response(api: Any, client: openai.OpenAI) -> None:
     api.only_demo()
-    with client.responses.create(model="demo", input=STORY, temperature=0, stream=True) as stream:
+    # More numbers than there is room for: the answer cannot end by itself.
+    schema = {"type": "array", "items": {"type": "integer"}, "minItems": 5_000}
+    numbers: Any = {"format": {"type": "json_schema", "name": "numbers", "schema": schema}}
+    with client.responses.create(model="demo", input=STORY, text=numbers, stream=True) as stream:
         next(stream)
         kill_worker(api)
         *_, last = stream

@@ -5,6 +5,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,7 +23,9 @@ from node.ports import SystemClock, SystemEntropy
 pytestmark = pytest.mark.model
 
 GREEDY = {"temperature": 0}
-ENDLESS = {"temperature": 2.0, "top_k": 0, "top_p": 1.0}
+# More numbers than there is room for: the answer cannot end by itself.
+NUMBERS = {"type": "array", "items": {"type": "integer"}, "minItems": 5_000}
+ENDLESS: Any = {"prompt": "Once", "raw": True, "format": NUMBERS}
 # Each kill costs the start of a process; the long form is every token of an answer.
 KILLS = int(os.environ.get("TILENODE_KILLS", "6"))
 
@@ -46,7 +49,7 @@ async def ask(service: Models, text: str, model: str = "demo", client: str = "")
 
 
 async def endless_until_killed(service: Models, pieces_before: int) -> None:
-    request = GenerateRequest("demo", prompt="Once", raw=True, options=ENDLESS)
+    request = GenerateRequest("demo", **ENDLESS)
     async with service.generate(request) as pieces:
         for _ in range(pieces_before):
             await anext(pieces)
@@ -70,7 +73,7 @@ async def test_every_request_of_a_batch_hears_of_the_crash_and_the_line_goes_on(
 
     async def endless(service: Models, started: trio.Event) -> None:
         try:
-            async with service.generate(GenerateRequest("demo", prompt="Once", raw=True, options=ENDLESS)) as pieces:
+            async with service.generate(GenerateRequest("demo", **ENDLESS)) as pieces:
                 async for _ in pieces:
                     started.set()
         except WorkerCrashed:
@@ -162,7 +165,7 @@ async def test_requests_of_many_kinds_at_once_are_each_answered_and_nothing_stay
             wrong.append(question)
 
     async def leaves(service: Models, number: int) -> None:
-        request = GenerateRequest("demo", prompt="Once", raw=True, options={**ENDLESS, "seed": number})
+        request = GenerateRequest("demo", options={"seed": number}, **ENDLESS)
         async with service.generate(request) as pieces:
             for _ in range(number % 5):
                 await anext(pieces)
