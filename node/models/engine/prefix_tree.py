@@ -4,6 +4,7 @@ Only full pages have others below them. A page that another one begins with is r
 beside one that says the same and more; two prompts that part inside a page have a page each from there on.
 """
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ OVERHEAD_BYTES: Final = 2048
 
 
 @dataclass(eq=False)
-class Held:
+class Held(ABC):
     """Something that is kept, in memory, in a file, or in both; `name` is its file's, whether there is one or not.
 
     `parent` is the page before, `start` how many tokens lie up to there. `stale` are files that go once this one is
@@ -49,25 +50,25 @@ class Held:
         return sum(tensor.nbytes for tensor in self.tensors) + OVERHEAD_BYTES
 
     @property
+    @abstractmethod
     def in_memory(self) -> bool:
         """Whether its arrays are there to be used at once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def arrays(self) -> list[mx.array]:
         """Return its arrays, one after the other."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forget_arrays(self) -> None:
         """Let go of what is in memory."""
-        raise NotImplementedError
 
+    @abstractmethod
     def behind(self) -> "list[Held]":
         """Return it with all that is of no use without it, the farthest first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def detach(self) -> None:
         """Leave the tree."""
-        raise NotImplementedError
 
 
 @dataclass(eq=False)
