@@ -10,11 +10,13 @@ import json
 import sys
 from pathlib import Path
 
+from node.models.blas import preload_blas
 from tests.bench.engine_reference import Sides
 
 
 def main(directory: str, most_tokens: int) -> None:
     """Answer line by line until the input ends."""
+    preload_blas()
     sides = Sides(Path(directory))
     engine = sides.engine
     for line in sys.stdin:

@@ -21,6 +21,7 @@ from mlx_lm import utils
 
 from node.models.engine.caches import make_row_caches
 from node.models.engine.config_file import context_tokens, one_line, read_config
+from node.models.engine.cpu_math import speed_up_cpu
 from node.models.engine.forms import Forms
 from node.models.engine.insertion import Insertion
 from node.models.engine.quantized_cache import choose_caches
@@ -63,6 +64,7 @@ class Engine:
         Raises:
             ModelRefused: unknown architecture, missing or extra tensors, damaged files, code instead of a model.
         """
+        speed_up_cpu()
         config = read_config(directory)
         _require_architecture(config)
         try:
@@ -248,6 +250,7 @@ def load_trunk(directory: Path) -> tuple[Any, dict[str, Any]]:
     Raises:
         ModelRefused: as `Engine.load`; or it reads in both directions, which mlx-lm does not know.
     """
+    speed_up_cpu()
     config = read_config(directory)
     _require_architecture(config)
     if config.get("use_bidirectional_attention") or config.get("is_causal") is False:

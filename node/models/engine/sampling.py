@@ -197,7 +197,9 @@ def log_probabilities(logits: mx.array) -> mx.array:
 
 
 def _likeliest(logits: mx.array) -> mx.array:
-    # Over log-probabilities in the model's own type, exactly as mlx-lm does: ties must break the same way.
+    if logits.dtype == mx.float32:
+        return mx.argmax(logits, axis=-1)
+    # Over log-probabilities in the model's own type, exactly as mlx-lm does: coarse types make ties of their own.
     return mx.argmax(logits - mx.logsumexp(logits, axis=-1, keepdims=True), axis=-1)
 
 
