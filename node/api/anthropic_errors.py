@@ -5,7 +5,8 @@ from typing import Final
 from starlette.responses import JSONResponse, Response
 
 from node.api.errors import ApiRefused
-from node.models.errors import ModelNotFound, ModelResting, RequestRefused, ServerBusy
+from node.api.retry import retry_after
+from node.models.errors import ModelNotFound, RequestRefused, ServerBusy, WorkerStopped
 from protocol.errors import ModelNameInvalid
 
 OVERLOADED: Final = 529
@@ -29,12 +30,9 @@ def anthropic_error(error: Exception) -> Response:
             status = error.status
         case RequestRefused() | ModelNameInvalid():
             status = 400
-        case ModelResting():
+        case ServerBusy() | WorkerStopped():
             status = OVERLOADED
-            headers["retry-after"] = str(max(1, round(error.seconds)))
-        case ServerBusy():
-            status = OVERLOADED
-            headers["retry-after"] = "1"
+            headers = retry_after(error)
         case _:
             status = 500
     return anthropic_words(str(error), status, getattr(error, "hint", ""), headers)

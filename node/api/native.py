@@ -12,9 +12,10 @@ from node.api.errors import ApiRefused
 from node.api.native_facts import rfc3339
 from node.api.native_lines import Shape, Writer, chat_shape, generate_shape
 from node.api.native_request import chat_request, generate_request
+from node.api.retry import retry_after
 from node.api.schemas import ChatBody, GenerateBody
 from node.api.streams import Emit, Streamed, Whole
-from node.models.errors import ModelNotFound, RequestRefused, ServerBusy
+from node.models.errors import ModelNotFound, RequestRefused, ServerBusy, WorkerStopped
 from node.models.requests import GenerateRequest
 from node.models.service import Models
 from node.ports import Clock, Entropy
@@ -93,6 +94,7 @@ class NativeRoutes:
 
 def native_error(error: Exception) -> Response:
     """Return `error` in Ollama's shape, `{"error": text}`, with the status that its clients expect, and our hint."""
+    headers: dict[str, str] = {}
     match error:
         case ApiRefused():
             status = error.status
@@ -100,9 +102,11 @@ def native_error(error: Exception) -> Response:
             status = 404
         case RequestRefused() | ModelNameInvalid():
             status = 400
-        case ServerBusy():
+        case ServerBusy() | WorkerStopped():
             status = 503
+            headers = retry_after(error)
         case _:
             status = 500
     hint = getattr(error, "hint", "")
-    return JSONResponse({"error": str(error), **({"hint": hint} if hint else {})}, status_code=status)
+    told = {"error": str(error), **({"hint": hint} if hint else {})}
+    return JSONResponse(told, status_code=status, headers=headers)

@@ -3,6 +3,7 @@
 from starlette.responses import JSONResponse, Response
 
 from node.api.errors import AnswerNotKept, ApiRefused, BodyInvalid
+from node.api.retry import retry_after
 from node.models.errors import (
     FormatInvalid,
     InputInvalid,
@@ -14,11 +15,9 @@ from node.models.errors import (
     RequestRefused,
     ServerBusy,
     ToolsInvalid,
+    WorkerStopped,
 )
 from protocol.errors import ModelNameInvalid
-
-# How long a client should wait where nobody knows it: answers end within seconds.
-_BUSY_S = 1
 
 
 def openai_error(error: Exception) -> Response:
@@ -52,10 +51,13 @@ def openai_error(error: Exception) -> Response:
             status, param = 400, "model"
         case ModelResting():
             status, kind, code = 503, "server_error", "model_resting"
-            headers["retry-after"] = str(max(1, round(error.seconds)))
+            headers = retry_after(error)
         case ServerBusy():
             status, kind, code = 429, "rate_limit_error", "rate_limit_exceeded"
-            headers["retry-after"] = str(_BUSY_S)
+            headers = retry_after(error)
+        case WorkerStopped():
+            status, kind, code = 503, "server_error", "model_stopped"
+            headers = retry_after(error)
         case _:
             status, kind = 500, "server_error"
     hint = getattr(error, "hint", "")

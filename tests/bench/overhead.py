@@ -1,7 +1,6 @@
 """What HTTP, the node and the worker's process add to each token, beside the same engine called in its own process."""
 
 import json
-import statistics
 import subprocess
 import time
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from collections.abc import Iterator
 from tests.bench.chat_client import ask_at_once, question
 from tests.bench.random_model import LARGE, SMALL, write_model
 from tests.bench.run import CannotMeasure, Run, program
-from tests.bench.serving import CONTEXT_TOKENS, PAUSE_S, api_address, serve, story
+from tests.bench.serving import CONTEXT_TOKENS, PAUSE_S, api_address, middle, serve, story
 from tests.bench.table import Row
 
 LIMIT = 1.05
@@ -42,8 +41,8 @@ def measure(run: Run) -> Iterator[Row]:
 
 
 def _row(run: Run, figure: str, pairs: list[tuple[float, float]]) -> Row:
-    served, bare = (1000 * statistics.median(side) for side in zip(*pairs, strict=True))
-    remark = f"median of {len(pairs)} turns of {run.sizes.most_tokens} tokens"
+    served, bare = (1000 * seconds for seconds in middle(pairs))
+    remark = f"the middle one of {len(pairs)} turns of {run.sizes.most_tokens} tokens"
     limit = None if run.sizes.quick else LIMIT
     return Row(figure, served, "ms", "lower", "the engine in its process", bare, remark, limit)
 

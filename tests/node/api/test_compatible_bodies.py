@@ -15,13 +15,22 @@ from node.api.anthropic_errors import anthropic_error
 from node.api.anthropic_schemas import MessagesBody
 from node.api.body import parse_body
 from node.api.errors import AnswerNotKept, ApiDefect, BodyInvalid, BodyTooLarge, OriginNotAllowed
+from node.api.native import native_error
 from node.api.openai_errors import openai_error
 from node.api.openai_parts import new_ids
 from node.api.openai_schemas import ChatCompletionBody, CompletionBody
 from node.api.responses_items import read_input
 from node.api.responses_schemas import ResponseBody
 from node.errors import NodeError
-from node.models.errors import CapabilityMissing, ModelNotFound, ModelResting, PromptTooLong, ServerBusy, WorkerCrashed
+from node.models.errors import (
+    CapabilityMissing,
+    ModelNotFound,
+    ModelResting,
+    PromptTooLong,
+    ServerBusy,
+    WorkerCrashed,
+    WorkerStopped,
+)
 from node.models.requests import GenerateRequest
 
 VECTORS = Path(__file__).parents[3] / "specs" / "vectors" / "0031-compatible-apis" / "bodies.json"
@@ -71,6 +80,7 @@ ERRORS: list[tuple[NodeError, type[Exception], type[Exception]]] = [
     (PromptTooLong(9, 5), openai.BadRequestError, anthropic.BadRequestError),
     (ServerBusy(64), openai.RateLimitError, anthropic.OverloadedError),
     (ModelResting("m", 3, 4.0), openai.InternalServerError, anthropic.OverloadedError),
+    (WorkerStopped("loading"), openai.InternalServerError, anthropic.OverloadedError),
     (OriginNotAllowed("x"), openai.PermissionDeniedError, anthropic.PermissionDeniedError),
     (BodyTooLarge(5), openai.APIStatusError, anthropic.ContentTooLargeError),
     (WorkerCrashed(-9, "answering"), openai.InternalServerError, anthropic.InternalServerError),
@@ -92,5 +102,14 @@ def test_the_stock_clients_raise_what_fits(error: NodeError, theirs: type[Except
             raised = client._make_status_error_from_response(answer)
             assert type(raised) is expected
             assert str(error) in str(raised)
-        if isinstance(error, ServerBusy):
+        if isinstance(error, ServerBusy | WorkerStopped):
             assert int(told.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"), [(ServerBusy(64), "1"), (ModelResting("m", 3, 3.2), "4"), (WorkerStopped("loading"), "1")]
+)
+def test_who_is_turned_away_for_now_is_told_when_to_ask_again(error: NodeError, seconds: str) -> None:
+    told = [native_error(error), openai_error(error), anthropic_error(error)]
+    assert [answer.headers["retry-after"] for answer in told] == [seconds] * 3
+    assert told[0].status_code == 503
