@@ -1,8 +1,10 @@
 """The two listeners that HTTP has here: the private Unix socket of the control API, and the API's loopback port."""
 
 import errno
+import logging
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
@@ -17,10 +19,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.config import Home, make_private_directory
 from node.errors import HomeUnusable, PortInUse
+from node.failures import leaves, names_of
 
 BACKLOG: Final = 128
 KEEP_ALIVE_S: Final = 60
 SOCKET_MODE: Final = 0o600
+
+_log = logging.getLogger("tilenode.http")
 
 
 def bind_control_socket(home: Home) -> socket.socket:
@@ -107,12 +112,21 @@ async def serve_http(
     accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as doors:
-            await doors.start(partial(trio.serve_listeners, connect, [accepting], handler_nursery=connections))
+            serve = partial(_serve_one, connect)
+            await doors.start(partial(trio.serve_listeners, serve, [accepting], handler_nursery=connections))
             task_status.started()
             await stopping.wait()
             doors.cancel_scope.cancel()
         await context.terminated.set()
         connections.cancel_scope.deadline = trio.current_time() + grace_s
+
+
+async def _serve_one(connect: Callable[[trio.SocketStream], Awaitable[None]], stream: trio.SocketStream) -> None:
+    """Serve one connection; whatever is sent on it ends no other one."""
+    try:
+        await connect(stream)
+    except Exception as error:  # noqa: BLE001 - the protocols' libraries raise anything at bytes that they do not expect
+        _log.warning("connection_failed", extra={"error": names_of(leaves(error))})
 
 
 class _Connection(TCPServer):

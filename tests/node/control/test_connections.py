@@ -1,6 +1,9 @@
 """Connections end when their answers end, whatever the app does at the word that the client has left."""
 
+from contextlib import suppress
+
 import psutil
+import pytest
 import trio
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
@@ -48,4 +51,39 @@ async def test_a_connection_whose_client_has_gone_is_put_away_at_once() -> None:
         with trio.fail_after(10):
             while files() > before:
                 await trio.sleep(0.01)
+        stop.set()
+
+
+# What begins a connection of HTTP/2 is not followed by what its library expects.
+_HTTP_2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
+
+
+def _headers_frame(block: bytes) -> bytes:
+    return len(block).to_bytes(3, "big") + bytes.fromhex("010500000001") + block
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        b"GET / HTTP/1.1\r\nhost: here\r\nconnection: upgrade\r\nupgrade: h2c\r\nhttp2-settings: A\r\n\r\n",
+        _HTTP_2 + _headers_frame(b"\x02\x07CONNECT\x01\x04here"),
+        _HTTP_2 + _headers_frame(b"\x82\x86\x04\x02/\xff\x01\x04here"),
+    ],
+    ids=["settings that are no base64", "no path", "a path that is no ASCII"],
+)
+async def test_what_the_server_stumbles_over_ends_one_connection_and_no_other(hostile: bytes) -> None:
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        listener = bind_api_socket("127.0.0.1", 0, or_any_port=False)
+        port = listener.getsockname()[1]
+        await nursery.start(serve_http, stops_when_left, listener, 1.0, stop)
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(hostile)
+            with trio.fail_after(10), suppress(trio.BrokenResourceError):
+                while await stream.receive_some():
+                    continue
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(b"GET / HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n")
+            with trio.fail_after(10):
+                assert b"".join([data async for data in stream]).endswith(b'{"said":true}')
         stop.set()
