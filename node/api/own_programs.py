@@ -30,7 +30,8 @@ async def require_own(request: Request, is_own: IsOwn) -> None:
         CallerNotOwn: it is not, or that cannot be told.
     """
     client, server = request.client, request.scope.get("server")
-    if client is None or server is None:
+    # From another loopback address than this API's, a stranger may come with the port of an own program's connection.
+    if client is None or server is None or client.host != server[0]:
         raise CallerNotOwn
     if not await trio.to_thread.run_sync(is_own, client.port, server[1]):
         raise CallerNotOwn
@@ -51,9 +52,10 @@ def _owner(client_port: int, server_port: int) -> int | None:
     for table in _TABLES:
         for line in table.read_text().splitlines()[1:] if table.exists() else ():
             _, local, remote, state, _, _, _, owner, *_ = line.split()
-            address, _, port = local.partition(":")
-            ports = (int(port, 16), int(remote.partition(":")[2], 16))
-            if state == _ESTABLISHED and address in _LOOPBACK and ports == (client_port, server_port):
+            (address, port), (far, far_port) = local.split(":"), remote.split(":")
+            ports = (int(port, 16), int(far_port, 16))
+            on_one_address = address == far and address in _LOOPBACK
+            if state == _ESTABLISHED and on_one_address and ports == (client_port, server_port):
                 return int(owner)
     return None
 

@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from fastapi import Request
 
-from node.api.own_programs import is_own_program
+from node.api.errors import CallerNotOwn
+from node.api.own_programs import is_own_program, require_own
 
 CALLER = """
 import encodings.idna, os, socket, sys  # the codec is loaded while the interpreter's files can be read
@@ -48,3 +50,17 @@ def test_a_program_of_another_account_is_not() -> None:
         caller.stdin.close()
         caller.wait()
         caller.stdout.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is one loopback address")
+async def test_the_port_of_an_own_connection_at_another_address_is_not() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as stranger:
+        here = server.getsockname()
+        with socket.create_connection(here), server.accept()[0] as own:
+            await require_own(Request({"type": "http", "client": own.getpeername(), "server": here}), is_own_program)
+            stranger.bind(("127.0.0.2", own.getpeername()[1]))
+            stranger.connect(here)
+            with server.accept()[0] as other:
+                asked = Request({"type": "http", "client": other.getpeername(), "server": here})
+                with pytest.raises(CallerNotOwn):
+                    await require_own(asked, is_own_program)
