@@ -10,6 +10,7 @@ node.errors.NodeError
     │   ├── ToolsInvalid         the tools, or the choice among them
     │   ├── TemplateInvalid
     │   │   └── TemplateForeign
+    │   ├── RequestTooLarge      more than any worker takes
     │   ├── PromptTooLong
     │   ├── ContextTooLarge      it can never fit into the memory for contexts
     │   ├── AdapterMissing       no such adapter is loaded
@@ -107,6 +108,17 @@ class TemplateForeign(TemplateInvalid):
     def __init__(self, where: str) -> None:
         super().__init__(f"written in Go's template language ({where}), expected Jinja")
         self.where = where
+
+
+class RequestTooLarge(RequestRefused):
+    """The conversation, its tools or its history are more than any model could read."""
+
+    hint = "shorten the conversation"
+
+    def __init__(self, max_bytes: int, max_tokens: int) -> None:
+        super().__init__(f"what is asked has more than {max_bytes} bytes of text, or {max_tokens} tokens of context")
+        self.max_bytes = max_bytes
+        self.max_tokens = max_tokens
 
 
 class PromptTooLong(RequestRefused):

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from node.models.errors import CapabilityMissing
+from node.models.errors import CapabilityMissing, RequestTooLarge
 from node.models.library import ServedModel
 from node.models.options import Wishes
 from node.models.requests import GenerateRequest
-from protocol.worker.messages import NO_LOGPROBS, Generate, Ready, Sampling
+from protocol.worker.messages import MAX_TEXT_BYTES, MAX_TOKENS, NO_LOGPROBS, Generate, Ready, Sampling
 
 Words = tuple[str | None, Sequence[Mapping[str, Any]] | None]
 
@@ -21,11 +21,12 @@ def question_of(
 
     Raises:
         CapabilityMissing: the model cannot do what is asked.
+        RequestTooLarge: it is more than a worker takes.
     """
     prompt, messages = _words(request, model, ready)
     _require_capabilities(request, ready)
     bias = tuple(sorted(request.logit_bias.items()))
-    return Generate(
+    question = Generate(
         request=number,
         prompt=prompt,
         messages_json=None if messages is None else json.dumps(messages, ensure_ascii=False),
@@ -45,6 +46,16 @@ def question_of(
         effort=request.effort,
         suffix=request.suffix,
     )
+    _require_bounded(question)
+    return question
+
+
+def _require_bounded(question: Generate) -> None:
+    # A worker that is sent more ends, and with it everybody's answers.
+    texts = (question.prompt, question.suffix, question.template, question.messages_json, question.tools_json)
+    size = sum(len(text.encode()) for text in (*texts, question.format_json) if text)
+    if size > MAX_TEXT_BYTES or len(question.context) > MAX_TOKENS:
+        raise RequestTooLarge(MAX_TEXT_BYTES, MAX_TOKENS)
 
 
 def _require_capabilities(request: GenerateRequest, ready: Ready) -> None:
