@@ -1,6 +1,7 @@
 """Request bodies: UTF-8 JSON objects, strictly; what JSON parsers let through by habit is refused here once."""
 
 import json
+import sys
 from typing import Any, Final, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -39,7 +40,7 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
     if not body.strip():
         raise BodyInvalid("missing request body")
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole)
     except UnicodeDecodeError as error:
         raise BodyInvalid(f"request body is not UTF-8 at byte {error.start}") from None
     except RecursionError:
@@ -59,6 +60,13 @@ def _refuse_constant(name: str) -> NoReturn:
 def _finite(text: str) -> float:
     value = float(text)
     if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{text[:20]} is beyond every number")
+    return value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if abs(value) > sys.float_info.max:
         raise ValueError(f"{text[:20]} is beyond every number")
     return value
 

@@ -1,9 +1,9 @@
 """What the bodies of OpenAI's chat completions and completions ask for, in the node's own words."""
 
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from node.api.body import parse_json_object
 from node.api.errors import BodyInvalid
 from node.api.openai_schemas import (
     MAX_PROMPTS,
@@ -126,16 +126,13 @@ def call_arguments(text: str, where: str) -> Mapping[str, Any]:
     """Return the arguments of an earlier tool call as the object that chat templates expect.
 
     Raises:
-        BodyInvalid: no JSON object.
+        BodyInvalid: no JSON object, or not one that a body could be.
     """
     # How arguments are spelled in the prompt is the model's business.
     try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise BodyInvalid("tool call arguments are not a JSON object", where)
-    return value
+        return parse_json_object((text or "{}").encode())
+    except BodyInvalid:
+        raise BodyInvalid("tool call arguments are not a JSON object", where) from None
 
 
 def _check_served(body: ChatCompletionBody) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from node.api.errors import BodyInvalid
 from node.api.openai_parts import NewId, new_ids
+from node.api.openai_request import call_arguments
 from node.api.responses_items import messages_of, read_input
 
 
@@ -86,3 +87,13 @@ def test_what_is_not_served_is_named(item: dict[str, Any], param: str) -> None:
 def test_arguments_that_are_no_json_object_are_named() -> None:
     with pytest.raises(BodyInvalid, match="not a JSON object"):
         conversation({"type": "function_call", "call_id": "c", "name": "f", "arguments": "[1]"})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ['{"a":"\\ud800"}', '{"a":NaN}', '{"a":1e400}', '{"a":' + "[" * 80 + "]" * 80 + "}"],
+    ids=["half a character", "NaN", "beyond every float", "80 levels"],
+)
+def test_arguments_keep_to_the_rules_of_bodies(arguments: str) -> None:
+    with pytest.raises(BodyInvalid, match="not a JSON object"):
+        call_arguments(arguments, "messages.0.tool_calls")
