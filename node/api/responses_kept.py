@@ -92,7 +92,7 @@ async def conversation_of(kept: Kept, previous: str | None, items: Sequence[Item
         if found is None:
             raise AnswerNotKept(previous, "previous_response_id")
         before = found
-    return [*before, *[await _resolved(kept, item) for item in items]]
+    return [await _resolved(kept, item) for item in (*before, *items)]
 
 
 async def _resolved(kept: Kept, item: Item) -> Item:
