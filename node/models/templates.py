@@ -33,6 +33,11 @@ _GO_MARKS: Final = re.compile(
     re.VERBOSE,
 )
 
+# What Jinja's own filters and functions raise at values that they do not take.
+_OF_FILTERS: Final = (
+    *(TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError),
+)
+
 Message: TypeAlias = Mapping[str, Any]
 
 
@@ -91,10 +96,10 @@ def _refusals() -> Iterator[None]:
         raise TemplateInvalid(f"not allowed: {error}") from error
     except jinja2.TemplateSyntaxError as error:
         raise TemplateInvalid(f"line {error.lineno}: {error.message}") from error
-    except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-        raise TemplateInvalid(str(error)[:300]) from error
     except (RecursionError, MemoryError) as error:
         raise TemplateInvalid("needs more memory than a template may use") from error
+    except (jinja2.TemplateError, *_OF_FILTERS) as error:
+        raise TemplateInvalid(str(error)[:300]) from error
 
 
 def _join(pieces: Any) -> str:

@@ -54,6 +54,8 @@ def test_thinking_is_always_said() -> None:
         ("{% for i in range(10000000) %}{% endfor %}", "Range too big"),
         ("{{ messages[0].nope.nope }}", "no attribute|undefined"),
         ("{{ 1 / 0 }}", "division"),
+        ("{{ cycler() }}", "at least one item"),
+        ("{{ 'a long text' | truncate(1) }}", "expected length"),
         ("{% for i in range(99999) %}{{ '" + "x" * 1000 + "' }}{% endfor %}", "more than"),
         ("{{ .Prompt }}", "Go's template language"),
         ("{{- if .System }}{{ .System }}{{- end }}", "Go's template language"),
