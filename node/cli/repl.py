@@ -15,6 +15,7 @@ from node.cli.client import ControlClient
 from node.cli.conversation import Conversation
 from node.cli.exit_codes import ExitCode
 from node.cli.invocation import Invocation
+from node.cli.run import require_characters
 from node.errors import ControlFailed, UsageInvalid
 
 FENCE: Final = '"""'
@@ -41,6 +42,7 @@ def converse(invocation: Invocation, manner: Manner, chat: str | None) -> int:
             except EOFError:
                 break
             try:
+                require_characters(typed)
                 if as_it_stands:
                     conversation.answer(typed)
                 else:

@@ -24,7 +24,7 @@ def run_model(invocation: Invocation) -> int:
         from node.cli.repl import converse
 
         return converse(invocation, manner, arguments.chat)
-    prompt = " ".join(arguments.prompt) or _read_prompt()
+    prompt = require_characters(" ".join(arguments.prompt)) or _read_prompt()
     with ensure_node(invocation, warm=True) as client:
         facts = ask(client, invocation.screen, manner, prompt, chat=arguments.chat)
     invocation.screen.facts(facts)
@@ -59,6 +59,19 @@ def read_format(text: str) -> object:
     if not isinstance(schema, dict):
         raise UsageInvalid("the format is neither json nor a JSON schema", "such as: --format json")
     return schema
+
+
+def require_characters(text: str) -> str:
+    """Return `text`, which was typed, if all its bytes were characters.
+
+    Raises:
+        UsageInvalid: some were not, and came as halves of characters.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageInvalid(f"what was typed is not UTF-8 at character {error.start + 1}", "type it again") from error
+    return text
 
 
 def _read_prompt() -> str:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from node.cli.repl import MORE, PROMPT, read_text
+from node.cli.run import require_characters
+from node.errors import UsageInvalid
 
 
 def typing(*lines: str) -> Callable[[str], str]:
@@ -36,3 +38,9 @@ def typing(*lines: str) -> Callable[[str], str]:
 )
 def test_what_is_typed_is_not_altered(lines: list[str], text: str, as_it_stands: bool) -> None:
     assert read_text(typing(*lines)) == (text, as_it_stands)
+
+
+def test_bytes_that_are_no_text_are_refused_in_words() -> None:
+    assert require_characters("Grüße 🦊") == "Grüße 🦊"
+    with pytest.raises(UsageInvalid, match="not UTF-8"):
+        require_characters(b"caf\xe9".decode(errors="surrogateescape"))
