@@ -18,7 +18,7 @@ from node.models.errors import (
     WorkerStopped,
 )
 from node.models.process import WorkerProcess
-from protocol.errors import ProtocolError
+from protocol.errors import FieldInvalid, ProtocolError
 from protocol.text import clean_text
 from protocol.wire import FrameReader, encode_frame
 from protocol.worker.codec import decode_from_worker, encode_to_worker
@@ -214,12 +214,14 @@ class Worker:
                 self._release(message.request, message)
             case Status():
                 self.status = message
-            case Ready():
+            case Ready() if self._ready is None:
                 self._ready = message
                 self._expect_nothing()
                 task_status.started()
-            case LoadFailed(why):
+            case LoadFailed(why) if self._ready is None:
                 raise ModelRefused(clean_text(why, 300))
+            case Ready() | LoadFailed():
+                raise FieldInvalid("message.t", "it said before how it loaded")
 
     def _expect_answer(self) -> None:
         self._during = "answering"
