@@ -344,7 +344,8 @@ def _read_done(fields: Fields) -> Done:
     return Done(
         request=_request(fields),
         reason=reason,
-        prompt_tokens=fields.int("prompt_tokens", 0, MAX_TOKENS),
+        # Not only those of a context: prompts are also counted, and many texts are embedded by one request.
+        prompt_tokens=fields.int("prompt_tokens", 0, _MAX_COUNT),
         prompt_ns=fields.int("prompt_ns", 0, _MAX_COUNT),
         eval_tokens=fields.int("eval_tokens", 0, MAX_TOKENS),
         eval_ns=fields.int("eval_ns", 0, _MAX_COUNT),

@@ -57,6 +57,11 @@ def test_a_request_arrives_as_it_was_sent(sampling: Sampling, context: list[int]
     assert decode_to_worker(encode_to_worker(message)) == message
 
 
+def test_a_count_of_tokens_may_be_larger_than_any_context() -> None:
+    done = Done(1, "stop", 16_000_000, 1, 0, 0, ())
+    assert decode_from_worker(encode_from_worker(done)) == done
+
+
 def test_token_histories_stay_out_of_representations() -> None:
     assert "271" not in repr(Done(1, "stop", 1, 1, 1, 1, (271,)))
 
