@@ -143,7 +143,9 @@ class Answerer:
         try:
             self._batch.step()
         except Exception as error:  # noqa: BLE001 - MLX raises anything; what is being answered fails, the worker lives
-            for row in self._batch.rows:
+            waiting = set(self._waiting)
+            # Not only the rows that the batch knows: one may just have been read and not be among the others yet.
+            for row in [row for row in self._running.values() if row not in waiting]:
                 self._speech.fail(row, Failed(row.number, "internal", type(error).__name__))
             self._batch.reset()
         self._forget_ended()

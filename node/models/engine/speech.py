@@ -9,6 +9,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from node.models.engine.engine import Engine
@@ -93,11 +94,14 @@ class Speech:
             if answer is None or answer.ended:
                 continue
             answer.first_ns = answer.first_ns or now_ns
-            try:
-                messages += self._take(answer, chosen)
-            except Exception as error:  # noqa: BLE001 - tokenizers and their parsers raise anything; one answer fails
-                messages += self._fail(chosen.row, Failed(chosen.row.number, _INTERNAL, type(error).__name__))
+            messages += self._guarded(chosen.row, partial(self._take, answer, chosen))
         return messages
+
+    def _guarded(self, row: Row, work: Callable[[], list[FromWorker]]) -> list[FromWorker]:
+        try:
+            return work()
+        except Exception as error:  # noqa: BLE001 - tokenizers and their parsers raise anything; one answer fails
+            return self._fail(row, Failed(row.number, _INTERNAL, type(error).__name__))
 
     def _take(self, answer: Answer, chosen: Chosen) -> list[FromWorker]:
         answer.said.append(chosen.token)
@@ -117,7 +121,7 @@ class Speech:
 
     def _end(self, row: Row, reason: str) -> list[FromWorker]:
         answer = self._answers.get(row)
-        return self._finish(answer, reason) if answer is not None else []
+        return self._guarded(row, partial(self._finish, answer, reason)) if answer is not None else []
 
     def _fail(self, row: Row, failure: Failed) -> list[FromWorker]:
         row.stopped = True
@@ -125,7 +129,6 @@ class Speech:
 
     def _finish(self, answer: Answer, reason: str) -> list[FromWorker]:
         answer.ended = answer.row.stopped = True
-        self._answers.pop(answer.row, None)
         with self._engine.lock:
             answer.detokenizer.finalize()
             text = answer.detokenizer.last_segment
@@ -133,7 +136,9 @@ class Speech:
         messages = self._shown(answer, pieces)
         if answer.weights:  # of tokens that show no text of their own
             messages += self._shown(answer, [Said("", False)])
-        return [*messages, self._done(answer, reason)]
+        done = self._done(answer, reason)
+        del self._answers[answer.row]  # only now: what failed before this is told as a failure
+        return [*messages, done]
 
     def _shown(self, answer: Answer, pieces: Sequence[Said | Called]) -> list[FromWorker]:
         number, count = answer.row.number, len(answer.said)

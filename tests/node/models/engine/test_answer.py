@@ -282,3 +282,37 @@ def test_what_mlx_raises_fails_those_who_are_answered_and_nobody_after(
     assert isinstance(failed, Failed)
     assert (failed.kind, failed.why) == ("internal", "ZeroDivisionError")
     assert text(sent, 2) == GREETING
+
+
+def test_a_row_that_was_just_read_hears_of_a_failure_too(
+    open_one: Callable[..., Opened], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answerer, sent = open_one()
+    answerer.take(chat(1, "Tell me a story about a fox."))
+    for _ in range(3):
+        answerer.step()
+    answerer.take(chat(2, "Hello!"))
+    with monkeypatch.context() as patch:
+        patch.setattr("node.models.engine.batch.extend", lambda *_: 1 / 0)
+        run(answerer)
+    for number in (1, 2):
+        assert isinstance(ending(sent, number), Failed)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_an_answer_whose_end_cannot_be_told_fails_alone(
+    open_one: Callable[..., Opened], monkeypatch: pytest.MonkeyPatch, cancelled: bool
+) -> None:
+    answerer, sent = open_one()
+    answerer.take(chat(1, "Hello!"))
+    (answer,) = answerer._speech._answers.values()
+    monkeypatch.setattr(answer.form, "finish", lambda: 1 / 0)
+    answerer.take(chat(2, "Hello!"))
+    answerer.step()
+    if cancelled:
+        answerer.cancel(1)
+    run(answerer)
+    failed = ending(sent, 1)
+    assert isinstance(failed, Failed)
+    assert (failed.kind, failed.why) == ("internal", "ZeroDivisionError")
+    assert text(sent, 2) == GREETING
