@@ -93,6 +93,8 @@ class Reader:
         self._branches: dict[Row, int] = {}
         # Prompts that begin with so many tokens of another one, which is read first.
         self._behind: dict[Row, tuple[Row, int]] = {}
+        # The long prompt before which short ones were read last: it is next.
+        self._passed: Row | None = None
 
     @property
     def first(self) -> Row:
@@ -128,13 +130,15 @@ class Reader:
         self._rows.clear()
         self._branches.clear()
         self._behind.clear()
+        self._passed = None
 
     def step(self, beside: bool) -> Read | None:
         """Read one chunk; return the rows that it completes. `beside` others that wait for their next token."""
         chunk = self._pace.chunk(beside)
         first = self.first
         self._begin(first)
-        short = self._short_ones(chunk)
+        short = self._short_ones(chunk) if first is not self._passed else []
+        self._passed = first if short and first not in short else None
         if len(short) > 1:
             return self._read_together(short)
         row = short[0] if short else first

@@ -306,3 +306,16 @@ def test_guesses_change_nothing_but_the_number_of_steps(engine: "Engine", wish: 
     assert row.accepted <= row.drafted
     if not wrong_every:
         assert len(heard.steps) < len(without)
+
+
+def test_a_long_prompt_is_read_though_short_ones_never_end(engine: "Engine") -> None:
+    from tests.node.models.engine.batches import Heard, batch_of, row_for
+
+    heard = Heard()
+    batch = batch_of(engine, heard)
+    long = row_for(engine, 0, [5] * 600, 1)
+    batch.add(long)
+    for number in range(1, 200):
+        batch.add(row_for(engine, number, prompt(engine, "Hello!"), 1))
+        batch.step()
+    assert len(heard.values(long)) == 1
