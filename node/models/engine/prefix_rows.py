@@ -41,10 +41,10 @@ class RowPlan:
 
     @classmethod
     def of(cls, caches: Sequence[Any]) -> "RowPlan | None":
-        """Return the plan for rows like `caches`, or None where one of them does not tell what it holds."""
+        """Return the plan for rows like `caches`, or None where one cannot tell what it holds, or not take it back."""
         parts = leaves(caches)
         kinds = [_kind(part) for part in parts]
-        if any(kind == "whole" and not hasattr(part, "state") for kind, part in zip(kinds, parts, strict=True)):
+        if any(kind == "whole" and not _can_go_on(part) for kind, part in zip(kinds, parts, strict=True)):
             return None
         places = {
             kind: tuple(place for place, each in enumerate(kinds) if each == kind)
@@ -165,6 +165,12 @@ def from_bytes(tensors: Sequence[Tensor], body: memoryview) -> Arrays:
         arrays.append(flat.view(getattr(mx, tensor.dtype if tensor.dtype != "bool" else "bool_")).reshape(tensor.axes))
         position += tensor.nbytes
     return tuple(arrays)
+
+
+def _can_go_on(cache: Any) -> bool:
+    # Some caches tell what they hold, and cannot be given it back.
+    state = getattr(type(cache), "state", None)
+    return state.fset is not None if isinstance(state, property) else hasattr(cache, "state")
 
 
 def _kind(cache: Any) -> str:

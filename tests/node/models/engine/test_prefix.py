@@ -186,3 +186,12 @@ def test_random_trees_of_prompts_answer_as_without(kind: str, seed: int) -> None
         assert tokens == expected[tuple(prompt)]
         assert taken < len(prompt)
         known.append([*prompt, *tokens])
+
+
+def test_caches_that_do_not_take_back_what_they_held_are_not_kept() -> None:
+    preload_blas()
+    from mlx_lm.models.deepseek_v41 import LayerCache
+
+    from node.models.engine.prefix_rows import RowPlan
+
+    assert RowPlan.of([LayerCache(8)]) is None
