@@ -75,6 +75,8 @@ def completion_questions(body: CompletionBody, client: str) -> list[GenerateRequ
     prompts = _prompts(body)
     if body.echo and not all(isinstance(prompt, str) for prompt in prompts):
         raise CapabilityMissing(THIS_VERSION, "echo of token ids")
+    if body.suffix and not all(isinstance(prompt, str) for prompt in prompts):
+        raise CapabilityMissing(THIS_VERSION, "a suffix behind token ids")
     questions = [
         GenerateRequest(
             model=body.model,
