@@ -9,6 +9,8 @@ from pydantic import BaseModel, ValidationError
 from node.api.errors import BodyInvalid
 
 MAX_DEPTH: Final = 64
+# Each takes its time to be looked at, in which nobody else is served.
+MAX_OBJECTS: Final = 100_000
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -17,8 +19,8 @@ def parse_body(body: bytes, schema: type[B]) -> B:
     """Return the request in `body`.
 
     Raises:
-        BodyInvalid: no body, not UTF-8, not JSON, NaN or Infinity, nested too deeply, lone surrogates, no object, or
-            a field that the schema refuses; `param` then names it.
+        BodyInvalid: no body, not UTF-8, not JSON, NaN or Infinity, nested too deeply, of too many parts, lone
+            surrogates, no object, or a field that the schema refuses; `param` then names it.
     """
     value = parse_json_object(body)
     try:
@@ -72,6 +74,7 @@ def _whole(text: str) -> int:
 
 
 def _check(value: object) -> None:
+    objects = 0
     level: list[object] = [value]
     for _ in range(MAX_DEPTH):
         if not level:
@@ -79,12 +82,16 @@ def _check(value: object) -> None:
         following: list[object] = []
         for item in level:
             if isinstance(item, dict):
+                objects += 1
                 following += item.keys()
                 following += item.values()
             elif isinstance(item, list):
+                objects += 1
                 following += item
             elif isinstance(item, str) and not item.isascii():
                 _require_characters(item)
+            if objects > MAX_OBJECTS:
+                raise BodyInvalid(f"request body has more than {MAX_OBJECTS} objects and lists")
         level = following
     raise BodyInvalid(f"request body is nested more than {MAX_DEPTH} levels deep")
 

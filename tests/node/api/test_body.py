@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from node.api.body import parse_json_object
+from node.api.body import MAX_OBJECTS, parse_json_object
 from node.api.durations import parse_keep_alive
 from node.api.errors import BodyInvalid
 
@@ -38,3 +38,10 @@ def test_keep_alive(case: dict[str, Any]) -> None:
         with pytest.raises(BodyInvalid) as caught:
             parse_keep_alive(value)
         assert caught.value.param == "keep_alive"
+
+
+def test_a_body_of_more_parts_than_can_be_looked_at_in_time_is_refused() -> None:
+    most = {"messages": [{}] * (MAX_OBJECTS - 2), "context": [1] * MAX_OBJECTS}
+    assert parse_json_object(json.dumps({**most, "context": 1}).encode()) == {**most, "context": 1}
+    with pytest.raises(BodyInvalid, match="objects and lists"):
+        parse_json_object(json.dumps(most).encode())
