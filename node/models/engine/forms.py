@@ -21,7 +21,7 @@ from node.models.engine.tools import Rules
 from node.models.errors import CapabilityMissing
 from node.models.json_grammar import json_rule
 from node.models.json_schemas import compiled_form, format_schema, is_strict, require_tools, tool_name
-from protocol.worker.messages import Generate
+from protocol.worker.messages import MAX_NAME_BYTES, Generate
 
 NAMED: Final = "function:"
 ReadCalls = Callable[[str, Sequence[Mapping[str, Any]]], list[tuple[str, str]]]
@@ -234,7 +234,8 @@ class Forms:
             return [Called(name, arguments_json) for name, arguments_json in self._read_calls(text, tools)]
         calls = [Called(name, json.dumps(arguments, ensure_ascii=False)) for name, arguments in exact]
         try:
-            "".join(call.name + call.arguments_json for call in calls).encode()
+            "".join(call.arguments_json for call in calls).encode()
+            can_be_told = all(0 < len(call.name.encode()) <= MAX_NAME_BYTES for call in calls)
         except UnicodeEncodeError:  # halves of characters, which a model can write as escapes, are no text
             return []
-        return calls
+        return calls if can_be_told else []

@@ -301,7 +301,7 @@ class ListedCalls:
             while (item := key.match(text, place)) is not None:
                 try:
                     arguments[item["key"]], place = self._read_value(text, item.end())
-                except ValueError:
+                except (ValueError, RecursionError):
                     return None
                 place += len(self.comma) if text.startswith(self.comma, place) else 0
             if not text.startswith(self.tail, place):

@@ -339,3 +339,12 @@ def test_a_family_without_a_grammar_refuses_to_be_held(tokenizer: Any) -> None:
     forms._family = None
     with pytest.raises(CapabilityMissing, match="required"):
         forms.form(walking.request(tools_json=TOOLS, tool_choice="required"), "prompt")
+
+
+@pytest.mark.parametrize("name", ["", "x" * 1025])
+def test_a_call_whose_name_cannot_be_told_is_words(forms: "Forms", name: str) -> None:
+    text = json.dumps({"name": name, "arguments": {}})
+    form = forms.form(walking.request(tools_json=TOOLS), "prompt")
+    meaning = [*form.feed(f"<tool_call>{text}</tool_call>"), *form.finish()]
+    assert walking.called(meaning) == []
+    assert walking.said(meaning) == text

@@ -200,3 +200,9 @@ def test_arguments_that_depend_on_each_other_are_refused_where_they_are_written_
         return
     with pytest.raises(FormatInvalid, match="anyOf"):
         forms.form(wanted, "prompt")
+
+
+def test_a_call_that_is_nested_too_deeply_is_no_call() -> None:
+    from node.models.engine.tool_families import FAMILIES as KNOWN
+
+    assert KNOWN["pythonic"].read("[f(a=" + "[" * 100_000 + "]", []) is None
