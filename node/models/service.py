@@ -320,9 +320,14 @@ class Models:
             await worker.drop_adapter(idle)
         directory = await self.library.directory(model.digest) / ADAPTER_FOLDER
         message = LoadAdapter(self._number(), model.adapter, str(directory))
-        async with worker.request(message, lambda _: None) as answers:
+
+        def loaded(done: Done | None) -> None:
+            # Also where nobody waits for it any more: what is not known here is never dropped.
+            if done is not None:
+                worker.adapters.setdefault(model.adapter, 0)
+
+        async with worker.request(message, loaded) as answers:
             await done_of(Asked(answers, worker, 0), model)
-        worker.adapters[model.adapter] = 0
 
     def _loaded(self, seat: Seat, worker: Worker, model: ServedModel) -> LoadedModel:
         left_s = math.inf if seat.users else seat.expires_at - trio.current_time()

@@ -221,3 +221,25 @@ async def test_recipe_and_files_must_agree_about_a_draft(store: ModelStore, tmp_
         with pytest.raises(ModelRefused, match="a draft that is not among its files"):
             await ask(service, "quick", QUESTIONS[0])
         nursery.cancel_scope.cancel()
+
+
+async def test_an_adapter_that_nobody_waited_for_in_the_end_is_known_and_can_go(
+    store: ModelStore, tmp_path: Path
+) -> None:
+    from tests.node.models.engine.test_lora import load_base, make_adapter
+
+    add_model(store, "plain", demo_directory())
+    adapter = make_adapter(load_base(), tmp_path / "one", 1, num_layers=4)
+    add_model(store, "one", demo_directory(), f"FROM .\nADAPTER {adapter}")
+    async with serving(store) as service:
+        await service.load("plain", None)
+        ((_, worker),) = service.scheduler.loaded()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service.load, "one", None)
+            while not worker._outstanding:
+                await trio.sleep(0)
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(20):
+            while worker._outstanding:
+                await trio.sleep(0.01)
+        assert worker.adapters == {(await StoreLibrary(store).find("one")).adapter: 0}
