@@ -22,6 +22,8 @@ Send = Callable[[Sequence[FromWorker]], None]
 _INTERNAL: Final = "internal"
 LEAST: Final = -9999.0
 """What a token that cannot come weighs, as other programs' servers say it."""
+# Weights of so many tokens are sent without their words, where those are held back: a message has its bounds.
+MOST_WEIGHTS: Final = 1024
 
 
 @dataclass(eq=False)
@@ -113,6 +115,8 @@ class Speech:
         if chosen.likely is not None:
             answer.weights.append(self._weighed(chosen.token, chosen.likely))
         messages = self._shown(answer, answer.form.feed(answer.stops.feed(text)))
+        if len(answer.weights) >= MOST_WEIGHTS:
+            messages += self._shown(answer, [Said("", False)])
         if answer.stops.stopped or answer.form.ended:
             return messages + self._finish(answer, "stop")
         if not chosen.ending:

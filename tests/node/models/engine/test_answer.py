@@ -316,3 +316,16 @@ def test_an_answer_whose_end_cannot_be_told_fails_alone(
     assert isinstance(failed, Failed)
     assert (failed.kind, failed.why) == ("internal", "ZeroDivisionError")
     assert text(sent, 2) == GREETING
+
+
+def test_log_probabilities_do_not_wait_for_words_that_are_held_back(
+    open_one: Callable[..., Opened], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.models.engine.speech.MOST_WEIGHTS", 8)
+    answerer, sent = open_one()
+    answerer.take(chat(1, "Tell me a story about a fox.", top_logprobs=1, num_predict=30))
+    (answer,) = answerer._speech._answers.values()
+    monkeypatch.setattr(answer.form, "feed", lambda _: [])
+    run(answerer)
+    told = [json.loads(message.logprobs_json) for message in sent if isinstance(message, Text)]
+    assert [len(weights) for weights in told] == [8, 8, 8, 6]
