@@ -207,8 +207,10 @@ class PrefixDisk:
     def _read(self, name: bytes, tensors: tuple[Tensor, ...]) -> bytes | None:
         if (views := self._pending.get(name)) is not None:
             return b"".join(views)
-        ahead = self._ahead.pop(name, None)
-        return ahead if ahead is not None else self._read_file(name, tensors)
+        ahead = self._ahead.pop(name, b"")
+        # Under the name that was read ahead another file may lie by now, without the arrays of windows or with them.
+        is_it = ahead and len(ahead) == sum(tensor.nbytes for tensor in tensors)
+        return ahead if is_it else self._read_file(name, tensors)
 
     def _read_file(self, name: bytes, tensors: tuple[Tensor, ...]) -> bytes | None:
         try:

@@ -269,3 +269,29 @@ def test_no_thread_of_a_disk_stays(tmp_path: Path) -> None:
     answer(prefixes, "demo", words(1, 100))
     prefixes.close()
     assert set(threading.enumerate()) <= before
+
+
+def test_what_was_read_ahead_is_not_taken_for_what_was_written_since(tmp_path: Path) -> None:
+    from node.models.engine.prefix_disk import PrefixDisk
+    from protocol.prefix_file import PrefixHeader, Tensor
+
+    place = DiskCache(str(tmp_path), KEY, 1 << 28)
+
+    def keep(disk: PrefixDisk, body: bytes) -> tuple[bytes, tuple[Tensor, ...]]:
+        tensors = (Tensor("uint8", (len(body),)),)
+        header = PrefixHeader("page", "", "x", bytes(16), 0, bytes(8), tensors)
+        disk.write(header, [memoryview(body)], [])
+        return disk.keys.name("page", bytes(16), bytes(8)), tensors
+
+    before = PrefixDisk(place)
+    keep(before, b"long before")
+    before.close()
+    disk = PrefixDisk(place)
+    (found,) = disk.found()
+    disk.remove(found.name)
+    file = keep(disk, b"since")
+    disk.set_quiet(True)
+    while disk.pending:
+        time.sleep(0.001)
+    assert disk.read([file]) == [b"since"]
+    disk.close()
