@@ -15,7 +15,7 @@ from node.cli.client import ControlClient
 from node.cli.conversation import Conversation
 from node.cli.exit_codes import ExitCode
 from node.cli.invocation import Invocation
-from node.cli.run import require_characters
+from node.cli.run import require_prompt
 from node.errors import ControlFailed, UsageInvalid
 
 FENCE: Final = '"""'
@@ -42,7 +42,7 @@ def converse(invocation: Invocation, manner: Manner, chat: str | None) -> int:
             except EOFError:
                 break
             try:
-                require_characters(typed)
+                require_prompt(typed)
                 if as_it_stands:
                     conversation.answer(typed)
                 else:

@@ -10,8 +10,10 @@ from node.cli.background import ensure_node
 from node.cli.exit_codes import ExitCode
 from node.cli.invocation import Invocation
 from node.errors import UsageInvalid
+from protocol.feed import MAX_CONTENT_BYTES
 
-MAX_PROMPT_BYTES: Final = 1024 * 1024
+# A question is a line of a chat.
+MAX_PROMPT_BYTES: Final = MAX_CONTENT_BYTES
 SWITCHES: Final = {"true": True, "false": False}
 
 
@@ -24,7 +26,7 @@ def run_model(invocation: Invocation) -> int:
         from node.cli.repl import converse
 
         return converse(invocation, manner, arguments.chat)
-    prompt = require_characters(" ".join(arguments.prompt)) or _read_prompt()
+    prompt = require_prompt(" ".join(arguments.prompt)) or _read_prompt()
     with ensure_node(invocation, warm=True) as client:
         facts = ask(client, invocation.screen, manner, prompt, chat=arguments.chat)
     invocation.screen.facts(facts)
@@ -61,14 +63,14 @@ def read_format(text: str) -> object:
     return schema
 
 
-def require_characters(text: str) -> str:
-    """Return `text`, which was typed, if all its bytes were characters.
+def require_prompt(text: str) -> str:
+    """Return `text`, which was typed, if all its bytes were characters and it is not too long.
 
     Raises:
-        UsageInvalid: some were not, and came as halves of characters.
+        UsageInvalid: some were not, and came as halves of characters; or it is longer than a line of a chat.
     """
     try:
-        text.encode()
+        _require_size(text.encode())
     except UnicodeEncodeError as error:
         raise UsageInvalid(f"what was typed is not UTF-8 at character {error.start + 1}", "type it again") from error
     return text
@@ -76,8 +78,7 @@ def require_characters(text: str) -> str:
 
 def _read_prompt() -> str:
     content = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
-    if len(content) > MAX_PROMPT_BYTES:
-        raise UsageInvalid(f"the prompt has more than {MAX_PROMPT_BYTES} bytes", "shorten it")
+    _require_size(content)
     try:
         # Programs end their last line with a line feed; everything else is the person's.
         prompt = content.decode().removesuffix("\n")
@@ -88,3 +89,8 @@ def _read_prompt() -> str:
     if not prompt.strip():
         raise UsageInvalid("no prompt", 'give one: tilenode run demo "Hello!"')
     return prompt
+
+
+def _require_size(content: bytes) -> None:
+    if len(content) > MAX_PROMPT_BYTES:
+        raise UsageInvalid(f"the prompt has more than {MAX_PROMPT_BYTES} bytes", "shorten it")

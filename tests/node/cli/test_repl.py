@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from node.cli.repl import MORE, PROMPT, read_text
-from node.cli.run import require_characters
+from node.cli.run import MAX_PROMPT_BYTES, require_prompt
 from node.errors import UsageInvalid
 
 
@@ -41,6 +41,13 @@ def test_what_is_typed_is_not_altered(lines: list[str], text: str, as_it_stands:
 
 
 def test_bytes_that_are_no_text_are_refused_in_words() -> None:
-    assert require_characters("Grüße 🦊") == "Grüße 🦊"
+    assert require_prompt("Grüße 🦊") == "Grüße 🦊"
     with pytest.raises(UsageInvalid, match="not UTF-8"):
-        require_characters(b"caf\xe9".decode(errors="surrogateescape"))
+        require_prompt(b"caf\xe9".decode(errors="surrogateescape"))
+
+
+def test_what_no_chat_could_keep_is_refused_before_the_node_is_asked() -> None:
+    longest = "é" * (MAX_PROMPT_BYTES // 2)
+    assert require_prompt(longest) == longest
+    with pytest.raises(UsageInvalid, match="more than 262144 bytes"):
+        require_prompt(longest + "!")
