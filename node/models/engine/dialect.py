@@ -152,6 +152,8 @@ class Splitter:
         self._is_call = is_call
         self._place = start
         self._held = ""
+        # Up to where the marks that close a call were found to be its words: what is before them does not change.
+        self._passed: dict[str, int] = {}
         self._trim = start in (THINKING, HEADER)
 
     @classmethod
@@ -193,6 +195,7 @@ class Splitter:
         while (found := self._next_mark()) is not None:
             start, mark, place = found
             before, self._held = self._held[:start], self._held[start:]
+            self._passed.clear()
             here = self._place
             self._emit(pieces, before)
             if self._place == here:  # words before the mark may lead to a place where it is none
@@ -217,9 +220,10 @@ class Splitter:
         return min(found, key=lambda place: place[0]) if found else None
 
     def _find(self, mark: str) -> int:
-        start = self._held.find(mark)
+        start = self._held.find(mark, self._passed.get(mark, 0))
         if self._place == TOOL and self._is_call is not None:
             while start >= 0 and not self._is_call(self._held[:start]):
+                self._passed[mark] = start + 1
                 start = self._held.find(mark, start + 1)
         return start
 

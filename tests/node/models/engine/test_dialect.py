@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from node.models.engine.dialect import HARMONY, MUSE_SPARK, Dialect, Splitter
+from node.models.engine.dialect import CONTENT, HARMONY, MUSE_SPARK, TOOL, Dialect, Splitter
 from node.models.engine.text_stream import Kind, Segment
 
 QWEN = Dialect(think=("<think>", "</think>"), tool=("<tool_call>", "</tool_call>"))
@@ -112,3 +112,20 @@ def test_a_mark_within_a_call_is_the_calls_own_words() -> None:
     assert _parts(splitter.feed('<tool_call>{"a": "</tool_call>"}</tool_call>')) == [
         ("tool call", '{"a": "</tool_call>"}')
     ]
+
+
+def test_marks_within_a_call_are_looked_at_once() -> None:
+    looked: list[str] = []
+
+    def is_call(text: str) -> bool:
+        looked.append(text)
+        return text.endswith("}")
+
+    splitter = Splitter({TOOL: [("</call>", CONTENT)], CONTENT: [("<call>", TOOL)]}, TOOL, is_call)
+    for _ in range(2):
+        splitter.feed("{" + "</call>" * 50)
+        for _ in range(50):
+            assert splitter.feed("a") == []
+        (call, *_) = splitter.feed("}</call><call>")
+        assert call.text == "{" + "</call>" * 50 + "a" * 50 + "}"
+    assert len(looked) == 2 * 51
