@@ -1,5 +1,7 @@
 """Errors in OpenAI's shape, with the status by which its stock clients choose the exception to raise."""
 
+from typing import Final
+
 from starlette.responses import JSONResponse, Response
 
 from node.api.errors import AnswerNotKept, ApiRefused, BodyInvalid
@@ -18,6 +20,9 @@ from node.models.errors import (
     WorkerStopped,
 )
 from protocol.errors import ModelNameInvalid
+
+# What this API calls otherwise than the options of a model.
+_FIELDS: Final = {"context": "prompt"}
 
 
 def openai_error(error: Exception) -> Response:
@@ -40,7 +45,7 @@ def openai_error(error: Exception) -> Response:
         case InputInvalid():
             status, param = 400, "input"
         case OptionInvalid():
-            status, param = 400, error.option
+            status, param = 400, _FIELDS.get(error.option, error.option)
         case FormatInvalid():
             status, param = 400, "response_format"
         case ToolsInvalid():

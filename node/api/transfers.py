@@ -17,7 +17,15 @@ from node.errors import ModelNotOffered
 from node.registries import Registries
 from protocol.errors import ModelNameInvalid, OciNameInvalid, ReferenceInvalid
 from protocol.registry import names_registry
-from store.registry.errors import LocalNameNeeded, RegistryLoginNeeded, RegistryLoginRefused, RegistryUnknown
+from store.registry.errors import (
+    LocalNameNeeded,
+    RegistryLoginNeeded,
+    RegistryLoginRefused,
+    RegistryRefused,
+    RegistryStalled,
+    RegistryUnknown,
+    RegistryUnreachable,
+)
 
 Event = dict[str, Any]
 PeerPull = Callable[[str], AbstractAsyncContextManager[AsyncIterator[Event]]]
@@ -28,6 +36,7 @@ _STATUS: Final[tuple[tuple[tuple[type[Exception], ...], int], ...]] = (
     ((RegistryUnknown, ModelNotOffered), 404),
     ((RegistryLoginNeeded, RegistryLoginRefused), 401),
     ((ReferenceInvalid, OciNameInvalid, ModelNameInvalid, LocalNameNeeded), 400),
+    ((RegistryUnreachable, RegistryStalled, RegistryRefused), 502),
 )
 
 

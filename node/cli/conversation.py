@@ -6,7 +6,7 @@ from typing import Any, Final
 from node.cli.ask import Manner, ask, figures
 from node.cli.client import ControlClient
 from node.cli.render import Screen, format_bytes
-from node.cli.run import read_format
+from node.cli.run import SWITCHES, read_format
 from node.errors import UsageInvalid
 from protocol.modelfile import Modelfile, format_modelfile, parse_modelfile
 from protocol.parameters import PARAMETERS, Value
@@ -100,7 +100,9 @@ class Conversation:
             case "noformat":
                 manner.format, told = None, "answers are free text"
             case "think":
-                manner.think, told = value.strip() or True, "the model thinks"
+                degree = value.strip() or "true"
+                manner.think = SWITCHES.get(degree, degree)
+                told = "the model thinks" if manner.think else "the model does not think"
             case "nothink":
                 manner.think, told = False, "the model does not think"
             case "verbose" | "quiet":

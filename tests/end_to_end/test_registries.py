@@ -1,6 +1,7 @@
 """Two nodes and a real registry that wants a login: pushed by one, pulled by the other, by command and by API."""
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -176,3 +177,12 @@ def test_what_leads_nowhere_says_what_to_do(nodes: list[NodeProcess]) -> None:
         assert (told["code"], said.lower() in told["stderr"].lower()) == (code, True), (words, told)
     with pytest.raises(CommandFailed):
         kitchen.command("pull", "https://127.0.0.1/a/b")
+
+
+def test_a_registry_that_does_not_answer_is_told_as_that(nodes: list[NodeProcess]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    body = {"model": f"127.0.0.1:{port}/gone/model", "stream": False}
+    answer = httpx.post(f"{nodes[1].ready['api']}/api/pull", json=body, timeout=60)
+    assert answer.status_code == 502
+    assert "cannot be reached" in answer.json()["error"]

@@ -10,6 +10,7 @@ import psutil
 
 from node.models.engine.batch import Batch
 from node.models.engine.caches import bytes_of, compute
+from node.models.engine.config_file import one_line
 from node.models.engine.drafting import ModelDrafter
 from node.models.engine.engine import Engine
 from node.models.engine.lora import LoraBank
@@ -127,8 +128,9 @@ class Answerer:
         self._leaving.discard(message.adapter)
         try:
             self._adapters.add(message.adapter, Path(message.directory))
-        except ModelError as error:
-            self._speech.tell(failure(message.request, error))
+        except (ModelError, OSError) as error:  # somebody may delete the model in this very moment
+            told = error if isinstance(error, ModelError) else ModelRefused(f"its adapter: {one_line(error)}")
+            self._speech.tell(failure(message.request, told))
             return
         self._speech.tell(Done(message.request, "stop", 0, 0, 0, 0, ()))
 

@@ -41,7 +41,7 @@ def context_tokens(config: Mapping[str, Any]) -> int:
     nested = config.get("text_config")
     for source in (config, nested if isinstance(nested, dict) else {}):
         for key in _CONTEXT_KEYS:
-            if isinstance(size := source.get(key), int) and size > 0:
+            if type(size := source.get(key)) is int and size > 0:  # true is no number of tokens
                 return min(size, MAX_TOKENS)
     return FALLBACK_CONTEXT_TOKENS
 

@@ -35,6 +35,8 @@ from protocol.worker.messages import MAX_NAME_BYTES
 _mlx_lm: Final[Any] = utils
 # Of the memory that is free, what float32 weights may take; the rest is for the cache and everybody else.
 FLOAT32_SHARE: Final = 0.6
+# Counts the changes of what `cpu_math` computes: what was read before such a change is not what would be read now.
+ARITHMETIC: Final = 1
 
 
 class Engine:
@@ -85,7 +87,8 @@ class Engine:
         """What tells what this model reads from what the same model reads elsewhere."""
         parameters: dict[str, mx.array] = dict(tree_flatten(self.model.parameters()))
         types = sorted({str(array.dtype) for array in parameters.values()})
-        return f"mlx {version('mlx')}, mlx-lm {version('mlx-lm')}, {mx.default_device()}, {' '.join(types)}"
+        programs = f"mlx {version('mlx')}, mlx-lm {version('mlx-lm')}, own {ARITHMETIC}"
+        return f"{programs}, {mx.default_device()}, {' '.join(types)}"
 
     @property
     def memory_bytes(self) -> int:

@@ -15,11 +15,17 @@ pytestmark = pytest.mark.model
 STORY: Any = [{"role": "user", "content": "Tell me a story about a fox."}]
 HELLO: Any = [{"role": "user", "content": "Hello!"}]
 HELLO_BACK = "Hello! How can I help you?"
+# Answers that do not end by themselves: without the token that ends one, with more numbers than there is room for, or
+# with so many words to say again that the demo model never comes to their end.
+NO_END = {"2": -100}
+MANY: dict[str, Any] = {"type": "array", "items": {"type": "integer"}, "minItems": 5_000}
+NUMBERS: Any = {"format": {"type": "json_schema", "name": "numbers", "schema": MANY}}
+RIVERS: Any = [{"role": "user", "content": "Repeat after me: " + "river stone " * 300}]
 BODIES: dict[str, dict[str, Any]] = {
-    "/v1/chat/completions": {"messages": STORY},
-    "/v1/completions": {"prompt": "Once", "max_tokens": 2000, "temperature": 2},
-    "/v1/responses": {"input": STORY},
-    "/v1/messages": {"messages": STORY, "max_tokens": 2000},
+    "/v1/chat/completions": {"messages": STORY, "logit_bias": NO_END},
+    "/v1/completions": {"prompt": "Once", "max_tokens": 2000, "logit_bias": NO_END},
+    "/v1/responses": {"input": STORY, "text": NUMBERS},
+    "/v1/messages": {"messages": RIVERS, "max_tokens": 2000},
 }
 
 
@@ -44,7 +50,7 @@ def test_a_client_that_leaves_ends_the_generation(api: Any, path: str) -> None:
 
 
 def test_the_choices_of_a_client_that_leaves_all_end(api: Any) -> None:
-    body = {"model": "demo", "temperature": 0, "stream": True, "n": 2, "messages": STORY}
+    body = {"model": "demo", "temperature": 0, "stream": True, "n": 2, **BODIES["/v1/chat/completions"]}
     with httpx.stream("POST", f"{api.url}/v1/chat/completions", json=body, timeout=60) as told:
         next(told.iter_bytes())
     ended = api.next_ended()
@@ -60,7 +66,8 @@ def kill_worker(api: Any) -> None:
 
 def test_a_worker_that_dies_is_an_error_of_the_stream(api: Any, client: openai.OpenAI) -> None:
     api.only_demo()
-    with client.chat.completions.create(model="demo", messages=STORY, temperature=0, stream=True) as stream:
+    endless = client.chat.completions.create(model="demo", messages=STORY, stream=True, logit_bias=NO_END)
+    with endless as stream:
         next(stream)
         kill_worker(api)
         with pytest.raises(openai.APIError, match="SIGKILL"):
@@ -72,10 +79,7 @@ def test_a_worker_that_dies_is_an_error_of_the_stream(api: Any, client: openai.O
 
 def test_a_worker_that_dies_fails_the_response(api: Any, client: openai.OpenAI) -> None:
     api.only_demo()
-    # More numbers than there is room for: the answer cannot end by itself.
-    schema = {"type": "array", "items": {"type": "integer"}, "minItems": 5_000}
-    numbers: Any = {"format": {"type": "json_schema", "name": "numbers", "schema": schema}}
-    with client.responses.create(model="demo", input=STORY, text=numbers, stream=True) as stream:
+    with client.responses.create(model="demo", input=STORY, text=NUMBERS, stream=True) as stream:
         next(stream)
         kill_worker(api)
         *_, last = stream
@@ -89,7 +93,9 @@ def test_a_worker_that_dies_fails_the_response(api: Any, client: openai.OpenAI) 
 
 def test_a_worker_that_dies_is_an_error_of_the_message(api: Any, other: anthropic.Anthropic) -> None:
     api.only_demo()
-    with other.messages.create(model="demo", messages=STORY, max_tokens=2000, stream=True) as stream:
+    greedy = {"temperature": 0}
+    endless = other.messages.create(model="demo", messages=RIVERS, max_tokens=2000, stream=True, extra_body=greedy)
+    with endless as stream:
         next(stream)
         kill_worker(api)
         with pytest.raises(anthropic.APIStatusError, match="SIGKILL"):

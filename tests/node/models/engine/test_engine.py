@@ -159,6 +159,14 @@ def test_an_answer_ends_where_the_window_does(engine: "Engine") -> None:
     assert len(generate(engine, 99, Sampling(temperature=0.0), num_ctx=prompt + 5)) == 5
 
 
+@pytest.mark.parametrize("size", [True, -1, 0, 1.5, "900", None])
+def test_a_context_that_is_no_number_of_tokens_is_taken_for_unsaid(size: object) -> None:
+    from node.models.engine.config_file import FALLBACK_CONTEXT_TOKENS, context_tokens
+
+    assert context_tokens({"max_position_embeddings": size}) == FALLBACK_CONTEXT_TOKENS
+    assert context_tokens({"max_position_embeddings": size, "n_ctx": 77}) == 77
+
+
 def test_a_prompt_that_fills_the_window_is_refused(engine: "Engine") -> None:
     with pytest.raises(PromptTooLong) as caught:
         engine.require_prompt([5] * 300, 300)
