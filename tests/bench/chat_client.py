@@ -120,3 +120,14 @@ def together(answers: Sequence[Streamed]) -> float:
     """Tokens per second of all answers together, from the first question to the last word."""
     seconds = max(answer.ended_s for answer in answers) - min(answer.asked_s for answer in answers)
     return sum(answer.tokens for answer in answers) / seconds
+
+
+def token_s(streams: Sequence[tuple[Sequence[float], float, int]]) -> float:
+    """Seconds per token of one of several streams, from the last first piece to the first end.
+
+    Of each stream the times of its pieces, its end, and how many tokens it had. What reading the prompts takes is not
+    in it.
+    """
+    began, ended = max(times[0] for times, _, _ in streams), min(ended for _, ended, _ in streams)
+    steps = [tokens * sum(began < at <= ended for at in times) / len(times) for times, _, tokens in streams]
+    return (ended - began) * len(streams) / sum(steps)

@@ -1,33 +1,92 @@
-"""A reference: the node's own engine in a process of its own, without a node, a worker or HTTP around it.
+"""A reference: the node's own engine in a process of its own, without a node, a worker's socket or HTTP around it.
 
     python -m tests.bench.engine_alone MODEL_DIRECTORY MOST_TOKENS
 
-Each line of input is a JSON list of user messages that are answered together, greedily; each is answered with one line,
-seconds per token of one stream after the first.
+Each line of input is a JSON list of user messages that are answered together, greedily, as text; each is answered with
+one line, seconds per token of one stream (`chat_client.token_s`).
 """
 
 import json
+import os
 import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from node.models.blas import preload_blas
-from tests.bench.engine_reference import Sides
+from node.models.process import worker_environment
+from node.models.worker import SWITCH_S
+from protocol.worker.messages import Done, Failed, FromWorker, Generate, Load, Sampling, Text
+from tests.bench.chat_client import token_s
+
+LIKE_A_WORKER = ("MLX_DISABLE_COMPILE", "OPENBLAS_THREAD_TIMEOUT")
+
+
+class Heard:
+    """What the engine said for one line: when each answer's pieces came, when it ended, and its tokens."""
+
+    def __init__(self) -> None:
+        self.times_s: dict[int, list[float]] = defaultdict(list)
+        self.ended_s: dict[int, float] = {}
+        self.tokens: dict[int, int] = {}
+
+    def take(self, messages: Sequence[FromWorker]) -> None:
+        """Note the time of what is of interest."""
+        now_s = time.perf_counter()
+        for message in messages:
+            match message:
+                case Text(request=number):
+                    self.times_s[number].append(now_s)
+                case Done(request=number):
+                    self.ended_s[number], self.tokens[number] = now_s, message.eval_tokens
+                case Failed():
+                    raise RuntimeError(message.why)
+
+    @property
+    def token_s(self) -> float:
+        """Seconds per token of one stream."""
+        return token_s([(self.times_s[number], self.ended_s[number], self.tokens[number]) for number in self.ended_s])
 
 
 def main(directory: str, most_tokens: int) -> None:
     """Answer line by line until the input ends."""
+    environment = worker_environment(Path(directory))
+    os.environ.update({name: environment[name] for name in LIKE_A_WORKER if name in environment})
     preload_blas()
-    sides = Sides(Path(directory))
-    engine = sides.engine
+    sys.setswitchinterval(SWITCH_S)
+    from node.models.engine.answer import open_answerer
+
+    heard = Heard()
+    answerer = open_answerer(Load(directory), lambda messages: heard.take(messages), time.monotonic_ns)
     for line in sys.stdin:
-        prompts = [
-            engine.encode_chat(engine.render([{"role": "user", "content": text}], [], None, False))
-            for text in json.loads(line)
-        ]
-        took = sides.ours(prompts, most_tokens, stops=engine.stops)
-        steps = max(map(len, took.tokens)) - 1
-        sys.stdout.write(f"{(took.last_s - took.first_s) / steps}\n")
+        heard = Heard()
+        texts = json.loads(line)
+        for number, text in enumerate(texts):
+            answerer.take(_question(number, text, most_tokens))
+        while len(heard.ended_s) < len(texts):
+            if answerer.busy:
+                answerer.step()
+            else:
+                time.sleep(0)  # the last words are on their way
+        sys.stdout.write(f"{heard.token_s}\n")
         sys.stdout.flush()
+
+
+def _question(number: int, text: str, most_tokens: int) -> Generate:
+    return Generate(
+        request=number,
+        prompt=None,
+        messages_json=json.dumps([{"role": "user", "content": text}]),
+        tools_json="[]",
+        template=None,
+        thinking=False,
+        context=(),
+        num_ctx=1 << 16,
+        num_predict=most_tokens,
+        stop=(),
+        sampling=Sampling(temperature=0.0),
+    )
 
 
 if __name__ == "__main__":

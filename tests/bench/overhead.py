@@ -5,7 +5,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 
-from tests.bench.chat_client import ask_at_once, question
+from tests.bench.chat_client import ask_at_once, question, token_s
 from tests.bench.random_model import LARGE, SMALL, write_model
 from tests.bench.run import CannotMeasure, Run, program
 from tests.bench.serving import CONTEXT_TOKENS, PAUSE_S, api_address, middle, serve, story
@@ -48,10 +48,8 @@ def _row(run: Run, figure: str, pairs: list[tuple[float, float]]) -> Row:
 
 
 def _over_http(address: str, model: str, texts: list[str], tokens: int) -> float:
-    """Seconds per token of one stream, from the first piece of any to the last of all."""
     answers = ask_at_once(address, [question(model, text, tokens) for text in texts])
-    steps = max(answer.tokens for answer in answers) - 1
-    return (max(answer.ended_s for answer in answers) - min(answer.times_s[0] for answer in answers)) / steps
+    return token_s([(answer.times_s, answer.ended_s, answer.tokens) for answer in answers])
 
 
 def _alone(process: "subprocess.Popen[str]", texts: list[str]) -> float:
