@@ -54,6 +54,30 @@ async def test_a_connection_whose_client_has_gone_is_put_away_at_once() -> None:
         stop.set()
 
 
+async def test_pieces_arrive_whole_and_in_order_however_slowly_they_are_taken() -> None:
+    stop = trio.Event()
+    pieces = [bytes([number % 251]) * (number * 7 % 20_000 + 1) for number in range(600)]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async with trio.open_nursery() as nursery:
+        listener = bind_api_socket("127.0.0.1", 0, or_any_port=False)
+        await nursery.start(serve_http, app, listener, 1.0, stop)
+        async with await trio.open_tcp_stream("127.0.0.1", listener.getsockname()[1]) as stream:
+            await stream.send_all(b"GET / HTTP/1.0\r\nhost: here\r\n\r\n")
+            said = bytearray()
+            with trio.fail_after(30):
+                while data := await stream.receive_some(10_000):
+                    said += data
+                    await trio.lowlevel.checkpoint()
+        assert bytes(said).partition(b"\r\n\r\n")[2] == b"".join(pieces)
+        stop.set()
+
+
 # What begins a connection of HTTP/2 is not followed by what its library expects.
 _HTTP_2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
 
