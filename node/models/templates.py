@@ -35,7 +35,13 @@ _GO_MARKS: Final = re.compile(
 
 # What Jinja's own filters and functions raise at values that they do not take.
 _OF_FILTERS: Final = (
-    *(TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError),
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
 )
 
 Message: TypeAlias = Mapping[str, Any]

@@ -9,6 +9,7 @@ one line, seconds per token of one stream (`chat_client.token_s`).
 import json
 import os
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -26,7 +27,9 @@ LIKE_A_WORKER = ("MLX_DISABLE_COMPILE", "OPENBLAS_THREAD_TIMEOUT")
 class Heard:
     """What the engine said for one line: when each answer's pieces came, when it ended, and its tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, answers: int) -> None:
+        self._answers = answers
+        self.all_ended = threading.Event()
         self.times_s: dict[int, list[float]] = defaultdict(list)
         self.ended_s: dict[int, float] = {}
         self.tokens: dict[int, int] = {}
@@ -40,6 +43,8 @@ class Heard:
                     self.times_s[number].append(now_s)
                 case Done(request=number):
                     self.ended_s[number], self.tokens[number] = now_s, message.eval_tokens
+                    if len(self.ended_s) == self._answers:
+                        self.all_ended.set()
                 case Failed():
                     raise RuntimeError(message.why)
 
@@ -57,18 +62,16 @@ def main(directory: str, most_tokens: int) -> None:
     sys.setswitchinterval(SWITCH_S)
     from node.models.engine.answer import open_answerer
 
-    heard = Heard()
+    heard = Heard(0)
     answerer = open_answerer(Load(directory), lambda messages: heard.take(messages), time.monotonic_ns)
     for line in sys.stdin:
-        heard = Heard()
         texts = json.loads(line)
+        heard = Heard(len(texts))
         for number, text in enumerate(texts):
             answerer.take(_question(number, text, most_tokens))
-        while len(heard.ended_s) < len(texts):
-            if answerer.busy:
-                answerer.step()
-            else:
-                time.sleep(0)  # the last words are on their way
+        while answerer.busy:
+            answerer.step()
+        heard.all_ended.wait()  # the last words are on their way
         sys.stdout.write(f"{heard.token_s}\n")
         sys.stdout.flush()
 
