@@ -105,14 +105,16 @@ def rotate(
     freqs: Any = None,
     **more: Any,
 ) -> Any:
-    """Return what `mx.fast.rope` returns; the sines of one place are computed once for all layers."""
+    """Return what `mx.fast.rope` returns; the sines of one place are computed once for all layers of one row."""
     one_token = numbers.ndim == _HEAD_AXES and numbers.shape[2] == 1 and numbers.shape[3] == dims
     if more or traditional or not one_token or numbers.dtype != mx.float32:
         return _OWN[2](
             numbers, dims, traditional=traditional, base=base, scale=scale, offset=offset, freqs=freqs, **more
         )
     key = (dims, base, scale, offset, freqs)
-    cosines, sines = _newest_angles.get(key, lambda: _angles(*key))
+    # An array may be written in place from one token to the next; only a number stands for one place.
+    one_place = not isinstance(offset, mx.array)
+    cosines, sines = _newest_angles.get(key, lambda: _angles(*key)) if one_place else _angles(*key)
     first, second = numbers[..., : dims // 2], numbers[..., dims // 2 :]
     return mx.concatenate([first * cosines - second * sines, first * sines + second * cosines], axis=-1)
 

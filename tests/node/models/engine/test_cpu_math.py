@@ -107,6 +107,20 @@ def test_rotation_is_that_of_mlx(tokens: int, scale: float, offset: Any, kind: s
         assert_close(each, theirs, 3e-4)
 
 
+def test_an_offset_that_is_written_in_place_is_another_place() -> None:
+    import mlx.core as mx
+
+    from node.models.engine.cpu_math import as_mlx_does, rotate
+
+    given, offset = numbers(2, 4, 1, 64), mx.array([5, 9])
+    wishes: dict[str, Any] = {"traditional": False, "base": 10_000.0, "scale": 1.0, "offset": offset}
+    rotate(given, 64, **wishes)
+    offset += 3
+    with as_mlx_does():
+        theirs = mx.fast.rope(given, 64, **wishes)
+    assert_close(rotate(given, 64, **wishes), theirs, 3e-4)
+
+
 def test_half_precision_and_sinks_stay_with_mlx() -> None:
     import mlx.core as mx
 
