@@ -138,6 +138,8 @@ def test_a_conversation_is_set_up_shown_saved_and_carried_on(environment: dict[s
         terminal.see("error: no parameter 'warmth'")
         terminal.type("/set system Always answer in upper case.\r")
         terminal.see("the system prompt is set")
+        terminal.type("/set think false\r")
+        terminal.see("the model does not think")
         terminal.type("/set verbose\r")
         terminal.see("figures are printed")
         terminal.type("What colour is grass?\r")

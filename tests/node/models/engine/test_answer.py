@@ -83,6 +83,13 @@ def text(sent: Sequence[FromWorker], number: int = 1) -> str:
     return "".join(message.text for message in sent if isinstance(message, Text) and message.request == number)
 
 
+def assert_only_the_first_failed(sent: Sequence[FromWorker]) -> None:
+    failed = ending(sent, 1)
+    assert isinstance(failed, Failed)
+    assert (failed.kind, failed.why) == ("internal", "ZeroDivisionError")
+    assert text(sent, 2) == GREETING
+
+
 def ending(sent: Sequence[FromWorker], number: int = 1) -> Done | Failed:
     endings = [message for message in sent if isinstance(message, Done | Failed) and message.request == number]
     assert len(endings) == 1
@@ -278,10 +285,7 @@ def test_what_mlx_raises_fails_those_who_are_answered_and_nobody_after(
         answerer.step()
     answerer.take(chat(2, "Hello!"))
     run(answerer)
-    failed = ending(sent, 1)
-    assert isinstance(failed, Failed)
-    assert (failed.kind, failed.why) == ("internal", "ZeroDivisionError")
-    assert text(sent, 2) == GREETING
+    assert_only_the_first_failed(sent)
 
 
 def test_a_row_that_was_just_read_hears_of_a_failure_too(
@@ -312,10 +316,7 @@ def test_an_answer_whose_end_cannot_be_told_fails_alone(
     if cancelled:
         answerer.cancel(1)
     run(answerer)
-    failed = ending(sent, 1)
-    assert isinstance(failed, Failed)
-    assert (failed.kind, failed.why) == ("internal", "ZeroDivisionError")
-    assert text(sent, 2) == GREETING
+    assert_only_the_first_failed(sent)
 
 
 def test_log_probabilities_do_not_wait_for_words_that_are_held_back(
