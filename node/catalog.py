@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
@@ -13,8 +14,9 @@ from node.models.conversion import Conversion, Emit
 from node.models.demo import DEMO_NAME, demo_directory
 from node.models.errors import ModelNotFound
 from node.models.library import ListedModel, ServedModel
-from node.models.listed import embedded_model, listed_model, served_model
+from node.models.listed import embedded_model, listed_model
 from node.ports import Clock, Entropy
+from node.served_models import ServedModels
 from node.threads import Threads
 from protocol.build_record import BuildRecord
 from protocol.chunkmap import ChunkMap
@@ -27,7 +29,6 @@ from protocol.modelfile import Modelfile
 from protocol.provenance import Provenance, decode_and_verify_provenance
 from store.bases import LocalBases, Located
 from store.build import BuildRequest, BuiltModel, build_model
-from store.capabilities import read_capabilities
 from store.errors import ModelUnknown, VersionTaken
 from store.fetched import Remote
 from store.foreign import ForeignModel
@@ -39,6 +40,7 @@ from store.rebuild import CheckReport, check_build
 DEMO: ModelName = parse_model_name(DEMO_NAME)
 # Greedy, because a model this small answers well only so.
 _DEMO_RECIPE = Modelfile(DEMO_NAME, parameters=(("temperature", 0.0),))
+Found = TypeVar("Found")
 # Chunks are hashed in runs of this many, about 4 MiB.
 _CHUNK_RUN = 64
 
@@ -87,7 +89,7 @@ class Catalog:
         self._published = published
         self._remotes = remotes
         self._embedding = trio.Lock()
-        self._capabilities: dict[Digest, tuple[str, ...]] = {}
+        self._served = ServedModels(store)
 
     async def list(self) -> Sequence[ListedModel]:
         """Return every model, the newest first; the embedded one last while it is not in the store."""
@@ -99,21 +101,11 @@ class Catalog:
         Raises:
             ModelNotFound: there is none.
         """
-        model = await self.stored(name)
-        if (known := self._capabilities.get(model.digest)) is None:
-            known = await self._threads.store(read_capabilities, self._store.blobs, model.manifest, model.config.family)
-            self._capabilities[model.digest] = known
-        return served_model(model, known)
+        return await self._named(name, self._served.find)
 
     async def stored(self, name: str) -> StoredModel:
         """Return the model in the store that `name` means. Raises as `find`."""
-        try:
-            parsed = parse_model_name(name)
-            if parsed == DEMO:
-                await self._embed()
-            return await self._threads.store(self._store.resolve, parsed)
-        except (ModelUnknown, ModelNameInvalid) as error:
-            raise ModelNotFound(name) from error
+        return await self._named(name, self._store.resolve)
 
     async def directory(self, digest: Digest) -> Path:
         """Return a directory with the model's files, verified, for the worker to read."""
@@ -179,6 +171,20 @@ class Catalog:
     def provenance(self, digest: Digest) -> Provenance | None:
         """Return the verified provenance of a manifest, None where none is kept; blocking."""
         return load_provenance(self._store, digest)
+
+    async def _named(self, name: str, read: Callable[[ModelName], Found]) -> Found:
+        """Return what `read` finds under `name`, in a thread."""
+        try:
+            parsed = parse_model_name(name)
+            try:
+                return await self._threads.store(read, parsed)
+            except ModelUnknown:
+                if parsed != DEMO:
+                    raise
+                await self._embed()
+                return await self._threads.store(read, parsed)
+        except (ModelUnknown, ModelNameInvalid) as error:
+            raise ModelNotFound(name) from error
 
     async def _embed(self) -> None:
         async with self._embedding:

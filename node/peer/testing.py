@@ -162,8 +162,7 @@ class ModelNode:
 
 
 async def link(one: ModelNode, other: ModelNode) -> None:
-    """Link two running nodes in both directions and connect them."""
+    """Link two running nodes in both directions; `one` dials, so that no second connection crosses the first."""
     other.knows(one)
     one.knows(other)
     one.contacts.attend(other.did)
-    other.contacts.attend(one.did)

@@ -19,9 +19,11 @@ from node.models.engine.caches import (
     keep_rows,
     merge,
     row_of,
+    share_places,
     snapshot,
     trim,
 )
+from node.models.engine.cpu_math import begin_pass
 from node.models.engine.drafting import room
 from node.models.engine.reading import Read, Reader
 from node.models.engine.rows import Adapters, Chosen, Drafter, Likely, Listener, Prefixes, Row
@@ -205,6 +207,7 @@ class Batch:
     def _next_logits(self, tokens: mx.array) -> mx.array:
         if self._adapters is not None:
             self._adapters.select([row.adapter for row in self._rows])
+        begin_pass(share_places(self._caches))
         logits: mx.array = self._model(tokens[:, None], cache=self._caches)
         return logits[:, -1, :]
 

@@ -57,6 +57,19 @@ def keep_rows(batch: list[Any], rows: Sequence[int]) -> None:
         cache.filter(list(rows))
 
 
+def share_places(batch: Sequence[Any]) -> mx.array | None:
+    """Have all layers of `batch` say with one array at which places its rows stand, and return it, shape (rows,).
+
+    None where the layers are of a kind that writes this array in place. The array is good for one forward pass.
+    """
+    if not batch or any(type(cache) is not _lm.BatchKVCache for cache in batch):
+        return None
+    places: mx.array = batch[0].offset
+    for cache in batch:
+        cache.offset = places
+    return places
+
+
 def row_of(batch: list[Any], row: int) -> list[Any]:
     """Return the caches of one row of `batch` by themselves."""
     return [cache.extract(row) for cache in batch]

@@ -38,14 +38,44 @@ class _Newest:
         return self._value
 
 
+class _Angles(_Newest):
+    """Cosines and sines of the places that are rotated to, once for queries and keys of every layer where possible.
+
+    An array of places may be written in place from one token to the next, so that it cannot stand for itself: only
+    `steady` can, which is nobody's to write. A number always stands for one place.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._steady: Any = None
+
+    def begin(self, steady: mx.array | None) -> None:
+        """A forward pass begins, in which `steady` keeps its numbers."""
+        super().__init__()
+        self._steady = steady
+
+    def at(self, dims: int, base: float | None, scale: float, offset: Any, freqs: Any) -> tuple[Any, Any]:
+        """Return what `_angles` does."""
+        key = (dims, base, scale, offset, freqs)
+        if isinstance(offset, mx.array) and offset is not self._steady:
+            return _angles(*key)
+        found: tuple[Any, Any] = self.get(key, lambda: _angles(*key))
+        return found
+
+
 _newest_mask: Final = _Newest()
-_newest_angles: Final = _Newest()
+_newest_angles: Final = _Angles()
 
 
 def speed_up_cpu() -> None:
     """Have MLX compute with the functions of this file from now on, in this process, where it computes on a CPU."""
     if sys.platform == "linux" and mx.default_device() == mx.cpu:
         _replace(attention, sigmoid, rotate)
+
+
+def begin_pass(places: mx.array | None) -> None:
+    """Say that a forward pass begins, and which array holds the places of its rows all through it, if one does."""
+    _newest_angles.begin(places)
 
 
 @contextmanager
@@ -105,16 +135,13 @@ def rotate(
     freqs: Any = None,
     **more: Any,
 ) -> Any:
-    """Return what `mx.fast.rope` returns; the sines of one place are computed once for all layers of one row."""
+    """Return what `mx.fast.rope` returns; the sines of one place are computed once for all layers: see `begin_pass`."""
     one_token = numbers.ndim == _HEAD_AXES and numbers.shape[2] == 1 and numbers.shape[3] == dims
     if more or traditional or not one_token or numbers.dtype != mx.float32:
         return _OWN[2](
             numbers, dims, traditional=traditional, base=base, scale=scale, offset=offset, freqs=freqs, **more
         )
-    key = (dims, base, scale, offset, freqs)
-    # An array may be written in place from one token to the next; only a number stands for one place.
-    one_place = not isinstance(offset, mx.array)
-    cosines, sines = _newest_angles.get(key, lambda: _angles(*key)) if one_place else _angles(*key)
+    cosines, sines = _newest_angles.at(dims, base, scale, offset, freqs)
     first, second = numbers[..., : dims // 2], numbers[..., dims // 2 :]
     return mx.concatenate([first * cosines - second * sines, first * sines + second * cosines], axis=-1)
 

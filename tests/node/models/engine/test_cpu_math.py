@@ -121,6 +121,24 @@ def test_an_offset_that_is_written_in_place_is_another_place() -> None:
     assert_close(rotate(given, 64, **wishes), theirs, 3e-4)
 
 
+def test_an_array_that_keeps_its_numbers_is_rotated_to_alike_in_every_layer() -> None:
+    import mlx.core as mx
+
+    from node.models.engine.cpu_math import as_mlx_does, begin_pass, rotate
+
+    given, places = numbers(2, 4, 1, 64), mx.array([5, 9])
+    wishes: dict[str, Any] = {"traditional": False, "base": 10_000.0, "scale": 1.0}
+    for _ in range(2):  # one pass after the other, with the same array in between written in place
+        begin_pass(places)
+        ours = [rotate(given, 64, **wishes, offset=places) for _ in range(3)]
+        with as_mlx_does():
+            theirs = mx.fast.rope(given, 64, **wishes, offset=places)
+        for each in ours:
+            assert_close(each, theirs, 3e-4)
+        places += 40
+    begin_pass(None)
+
+
 def test_half_precision_and_sinks_stay_with_mlx() -> None:
     import mlx.core as mx
 
