@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -18,6 +19,8 @@ from node.models.process import WorkerProcess
 # What the graceful stop may take beyond its own deadline before the process simply ends. Ending so loses nothing:
 # every write here survives a kill at any point.
 FORCED_EXIT_AFTER_S: Final = 5.0
+# Connections, peers, models, the store: a login item on a Mac starts with 256, and 10,240 are the most there.
+OPEN_FILES: Final = 4096
 _log = logging.getLogger("tilenode.daemon")
 
 
@@ -31,11 +34,20 @@ def run_daemon(config: Config, ready: Callable[[Mapping[str, Any]], None], worke
     """
     os.umask(0o077)  # whatever this process writes is its owner's alone
     silence_libraries()
+    _raise_open_files()
     make_private_directory(config.home.root)
     try:
         trio.run(_run, config, ready, worker)
     except* Exception as group:  # noqa: BLE001 - whatever it is, the caller shows its first cause
         raise first_cause(group) from None
+
+
+def _raise_open_files() -> None:
+    """Let this process have `OPEN_FILES` open, where the system allows so many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _run(config: Config, ready: Callable[[Mapping[str, Any]], None], worker: WorkerProcess | None) -> None:

@@ -1,6 +1,6 @@
 """Control routes for asking a model: the question and the answer become lines of a chat, and the chat syncs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import trio
@@ -13,7 +13,7 @@ from node.control.responses import Emit, EventStream, facts
 from node.models.errors import PromptTooLong
 from node.models.requests import Ending, GenerateRequest
 from node.parts import Node
-from protocol.feed import MAX_TITLE_BYTES, ChatId
+from protocol.feed import MAX_CONTENT_BYTES, MAX_TITLE_BYTES, ChatId
 from protocol.text import clean_text
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=330)]
@@ -114,8 +114,8 @@ class _Question:
             await self._stream(chat, started_s)
         finally:
             with trio.move_on_after(KEEP_S, shield=True):
-                if self._text:
-                    entry = await self._write(chat, "assistant", "".join(self._text), self._model)
+                for part in lines_of("".join(self._text)):
+                    entry = await self._write(chat, "assistant", part, self._model)
         await self._emit(self._facts(chat, entry, self._node.clock.monotonic_s() - started_s))
 
     async def _chat(self) -> ChatId:
@@ -185,6 +185,15 @@ class _Question:
             "total_s": total_s,
             "at_ms": self._kept_ms,
         }
+
+
+def lines_of(text: str) -> Iterator[str]:
+    """Yield `text` in parts that fit into a line of a chat each; nothing of nothing."""
+    data = text.encode()
+    while data:
+        part = data[:MAX_CONTENT_BYTES].decode(errors="ignore")  # a character that was cut is the next part's first
+        yield part
+        data = data[len(part.encode()) :]
 
 
 def _title(prompt: str) -> str:

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -15,15 +16,23 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState, LifespanState
 from hypercorn.utils import wrap_app
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.config import Home, make_private_directory
+from node.control.exchange import Exchange
 from node.errors import HomeUnusable, PortInUse
 from node.failures import leaves, names_of
 
 BACKLOG: Final = 128
 KEEP_ALIVE_S: Final = 60
 SOCKET_MODE: Final = 0o600
+# Each takes a file descriptor, and the node needs some for itself: see `node.daemon`.
+MAX_CONNECTIONS: Final = 512
+TURN_AWAY_S: Final = 1.0
+_FULL: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\n"
+    b"content-type: application/json\r\ncontent-length: 58\r\n\r\n"
+    b'{"error":"too many connections; close some and try again"}'
+)
 # What is no longer than this is written at once where the system takes it: the words of an answer come by the hundred
 # in a second, and each turn of the scheduler costs as much as the writing.
 SMALL_BYTES: Final = 16 * 1024
@@ -110,12 +119,12 @@ async def serve_http(
     config.keep_alive_timeout = KEEP_ALIVE_S
     config.include_server_header = False
     context = WorkerContext(None)
-    finishing: Any = _Finishing(app)
-    connect = partial(_Connection, wrap_app(finishing, 0, "asgi"), config, context, ConnectionState(LifespanState()))
+    exchange: Any = Exchange(app)
+    connect = partial(_Connection, wrap_app(exchange, 0, "asgi"), config, context, ConnectionState(LifespanState()))
     accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as doors:
-            serve = partial(_serve_one, connect)
+            serve = partial(_serve_one, connect, connections)
             await doors.start(partial(trio.serve_listeners, serve, [accepting], handler_nursery=connections))
             task_status.started()
             await stopping.wait()
@@ -124,12 +133,24 @@ async def serve_http(
         connections.cancel_scope.deadline = trio.current_time() + grace_s
 
 
-async def _serve_one(connect: Callable[[trio.SocketStream], Awaitable[None]], stream: trio.SocketStream) -> None:
+async def _serve_one(
+    connect: Callable[[trio.SocketStream], Awaitable[None]], connections: trio.Nursery, stream: trio.SocketStream
+) -> None:
     """Serve one connection; whatever is sent on it ends no other one."""
+    if len(connections.child_tasks) > MAX_CONNECTIONS:
+        _log.warning("connections_full", extra={"count": MAX_CONNECTIONS})
+        await _turn_away(stream)
+        return
     try:
         await connect(stream)
     except Exception as error:  # noqa: BLE001 - the protocols' libraries raise anything at bytes that they do not expect
         _log.warning("connection_failed", extra={"error": names_of(leaves(error))})
+
+
+async def _turn_away(stream: trio.SocketStream) -> None:
+    with trio.move_on_after(TURN_AWAY_S), suppress(trio.BrokenResourceError):
+        await stream.send_all(_FULL)
+    await trio.aclose_forcefully(stream)
 
 
 class _Connection(TCPServer):
@@ -162,27 +183,6 @@ class _Connection(TCPServer):
         self._left = True
         # It waits for a next request: for so long it would hold the socket of a client that sends none any more.
         await self.idle_task.stop()
-
-
-class _Finishing:
-    """Sends the end of every answer even while the work that led to it is being cancelled. Pure ASGI.
-
-    The server tells the app that the client has left before it has put the connection away itself; an app that stops
-    at that word would take the server along: connections stayed open, and were never counted as idle.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def finishing(message: Message) -> None:
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                with trio.CancelScope(shield=True):
-                    await send(message)
-            else:
-                await send(message)
-
-        await self._app(scope, receive, finishing)
 
 
 def remove_control_socket(home: Home) -> None:

@@ -71,6 +71,8 @@ class Worker:
         self._sending = trio.Lock()
         self._answers: dict[int, Answers] = {}
         self._outstanding: dict[int, Callable[[Done | None], None]] = {}
+        # By when requests that were taken back must have ended; trio time.
+        self._taken_back: dict[int, float] = {}
         self._failure: WorkerFailed | None = None
         self._ready: Ready | None = None
         self._during = "starting"
@@ -138,8 +140,10 @@ class Worker:
             await self._send_frame(frame)
             yield answers
         finally:
-            if self._answers.pop(message.request, None) is not None:
+            self._answers.pop(message.request, None)
+            if message.request in self._outstanding:
                 # It did not end by itself: nobody reads on.
+                self._taken_back[message.request] = trio.current_time() + self._patience.answer_s
                 await self._send(Cancel(message.request))
 
     async def drop_adapter(self, adapter: str) -> None:
@@ -198,7 +202,7 @@ class Worker:
                 while (frame := frames.next_frame()) is not None:
                     self._take(decode_from_worker(frame), task_status)
                 if self._outstanding:
-                    self._watch.deadline = trio.current_time() + self._patience.answer_s
+                    self._expect_answer()
             self._hung_up = True
         except trio.BrokenResourceError:
             self._hung_up = True
@@ -208,8 +212,7 @@ class Worker:
     def _take(self, message: FromWorker, task_status: trio.TaskStatus[None]) -> None:
         match message:
             case Text() | Progress() | ToolCall() | Vectors():
-                if (answers := self._answers.get(message.request)) is not None:
-                    answers.put(message)
+                self._pass_on(message)
             case Done() | Failed():
                 self._release(message.request, message)
             case Status():
@@ -223,9 +226,17 @@ class Worker:
             case Ready() | LoadFailed():
                 raise FieldInvalid("message.t", "it said before how it loaded")
 
+    def _pass_on(self, message: Text | Progress | ToolCall | Vectors) -> None:
+        answers = self._answers.get(message.request)
+        if answers is not None and not answers.put(message):
+            del self._answers[message.request]  # it is taken back once its reader has gone
+            answers.put(Failed(message.request, "internal", "more of the answer waits than is held for a reader"))
+            answers.close()
+
     def _expect_answer(self) -> None:
         self._during = "answering"
-        self._watch.deadline = trio.current_time() + self._patience.answer_s
+        # Signs of life prolong it, but not for a request that nobody waits for and that does not end.
+        self._watch.deadline = min(trio.current_time() + self._patience.answer_s, *self._taken_back.values(), math.inf)
 
     def _expect_nothing(self) -> None:
         self._during = "idle"
@@ -236,6 +247,7 @@ class Worker:
             if last is not None:
                 answers.put(last)
             answers.close()
+        self._taken_back.pop(request, None)
         if (on_end := self._outstanding.pop(request, None)) is not None:
             if not self._outstanding and not self.ended.is_set():
                 self._expect_nothing()

@@ -36,7 +36,7 @@ _mlx_lm: Final[Any] = utils
 # Of the memory that is free, what float32 weights may take; the rest is for the cache and everybody else.
 FLOAT32_SHARE: Final = 0.6
 # Counts the changes of what `cpu_math` computes: what was read before such a change is not what would be read now.
-ARITHMETIC: Final = 1
+ARITHMETIC: Final = 2
 
 
 class Engine:

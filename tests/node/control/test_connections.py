@@ -1,14 +1,17 @@
 """Connections end when their answers end, whatever the app does at the word that the client has left."""
 
-from contextlib import suppress
+import json
+from contextlib import AsyncExitStack, suppress
 
 import psutil
 import pytest
 import trio
+import trio.testing
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from node.api.streams import until_left
+from node.control import exchange, server
 from node.control.server import bind_api_socket, serve_http
 
 
@@ -110,4 +113,50 @@ async def test_what_the_server_stumbles_over_ends_one_connection_and_no_other(ho
             await stream.send_all(b"GET / HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n")
             with trio.fail_after(10):
                 assert b"".join([data async for data in stream]).endswith(b'{"said":true}')
+        stop.set()
+
+
+async def test_a_body_that_stops_coming_ends_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "BODY_PATIENCE_S", 0.1)
+    stop, heard = trio.Event(), list[str]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while (message := await receive())["type"] == "http.request" and message["more_body"]:
+            heard.append(message["body"].decode())
+        heard.append(message["type"])
+        await JSONResponse({}, status_code=400)(scope, receive, send)
+
+    async with trio.open_nursery() as nursery:
+        listener = bind_api_socket("127.0.0.1", 0, or_any_port=False)
+        await nursery.start(serve_http, app, listener, 1.0, stop)
+        async with await trio.open_tcp_stream("127.0.0.1", listener.getsockname()[1]) as stream:
+            await stream.send_all(b"POST / HTTP/1.1\r\nhost: here\r\ncontent-length: 100\r\n\r\nhalf a")
+            with trio.fail_after(10):
+                assert b"400" in await stream.receive_some()
+        assert heard == ["half a", "http.disconnect"]
+        stop.set()
+
+
+async def test_a_connection_too_many_is_told_so_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 3)
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        listener = bind_api_socket("127.0.0.1", 0, or_any_port=False)
+        port = listener.getsockname()[1]
+        await nursery.start(serve_http, stops_when_left, listener, 1.0, stop)
+        async with AsyncExitStack() as streams:
+            few = [await streams.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port)) for _ in range(3)]
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                with trio.fail_after(10):
+                    said = b""
+                    while data := await stream.receive_some():
+                        said += data
+            headers, _, body = said.partition(b"\r\n\r\n")
+            assert headers.startswith(b"HTTP/1.1 503 ")
+            assert f"content-length: {len(body)}".encode() in headers
+            assert "too many connections" in json.loads(body)["error"]
+            await few[0].send_all(b"GET / HTTP/1.1\r\nhost: here\r\n\r\n")
+            with trio.fail_after(10):
+                assert b"200" in await few[0].receive_some()
         stop.set()

@@ -139,10 +139,23 @@ def test_an_array_that_keeps_its_numbers_is_rotated_to_alike_in_every_layer() ->
     begin_pass(None)
 
 
+@pytest.mark.parametrize("axes", [(1, 1, 768), (16, 1, 12, 64), (2, 700, 96), (3, 5)])
+@pytest.mark.parametrize("scale", [1.0, 1e-5, 1e5])
+def test_rms_norm_is_that_of_mlx(axes: tuple[int, ...], scale: float) -> None:
+    import mlx.core as mx
+
+    from node.models.engine.cpu_math import as_mlx_does, rms_norm
+
+    given, weight = numbers(*axes, scale=scale), numbers(axes[-1], seed=1)
+    with as_mlx_does():
+        theirs = mx.fast.rms_norm(given, weight, 1e-6)
+    assert_close(rms_norm(given, weight, 1e-6), theirs, 1e-5)
+
+
 def test_half_precision_and_sinks_stay_with_mlx() -> None:
     import mlx.core as mx
 
-    from node.models.engine.cpu_math import as_mlx_does, attention, sigmoid
+    from node.models.engine.cpu_math import as_mlx_does, attention, rms_norm, sigmoid
 
     queries, keys = numbers(1, 8, 1, 64), numbers(1, 8, 600, 64, seed=1)
     sinks = numbers(8, seed=2)
@@ -150,8 +163,10 @@ def test_half_precision_and_sinks_stay_with_mlx() -> None:
     with as_mlx_does():
         wanted = mx.fast.scaled_dot_product_attention(queries, keys, keys, scale=1.0, mask=None, sinks=sinks)
         wanted_half = mx.sigmoid(half)
+        wanted_norm = mx.fast.rms_norm(half, None, 1e-6)
     assert mx.array_equal(attention(queries, keys, keys, scale=1.0, sinks=sinks), wanted)
     assert mx.array_equal(sigmoid(half), wanted_half)
+    assert mx.array_equal(rms_norm(half, None, 1e-6), wanted_norm)
 
 
 def test_a_model_uses_them_and_answers_alike() -> None:
