@@ -3,12 +3,14 @@
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from node.models.blas import LIBRARIES
@@ -18,9 +20,26 @@ START_S = 120.0
 POLL_S = 0.1
 
 
+@dataclass(frozen=True)
+class Server:
+    """A running server: its address, host:port, and its process."""
+
+    address: str
+    process: "subprocess.Popen[bytes]"
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Stop the process for the body: unasked, it looks for requests some hundred times a second."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+
 @contextmanager
-def mlx_server(directory: Path, scratch: Path, *, fast_blas: bool) -> Iterator[str]:
-    """Serve the model in `directory`; yield the address, host:port.
+def mlx_server(directory: Path, scratch: Path, *, fast_blas: bool) -> Iterator[Server]:
+    """Serve the model in `directory`; yield the server.
 
     With `fast_blas` it gets the BLAS that our own worker takes, on Linux; without, it runs as a person gets it.
 
@@ -40,7 +59,7 @@ def mlx_server(directory: Path, scratch: Path, *, fast_blas: bool) -> Iterator[s
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
             _wait(process, port, log)
-            yield f"127.0.0.1:{port}"
+            yield Server(f"127.0.0.1:{port}", process)
         finally:
             process.terminate()
             try:

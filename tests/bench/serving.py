@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from node.cli.demo_node import DemoNode
 from node.models.demo import demo_directory
 from tests.bench.chat_client import Body, Streamed, ask, ask_at_once, question, together
 from tests.bench.generation import QUESTIONS
-from tests.bench.mlx_server import mlx_server
+from tests.bench.mlx_server import Server, mlx_server
 from tests.bench.random_model import LARGE, SMALL, copy_description, write_model
 from tests.bench.run import CannotMeasure, Run
 from tests.bench.table import Better, Row
@@ -36,20 +37,31 @@ WORD_TOKENS = 6
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two servers: where it listens and what it calls the model."""
+    """One of the two servers: where it listens, what it calls the model, and who is to rest while it is asked.
+
+    A node that nobody asks needs no rest: it waits for events.
+    """
 
     address: str
     model: str
+    other: Server | None = None
 
     def ask(self, text: str, tokens: int, **more: object) -> Streamed:
-        """One streamed answer, after the other side's threads have come to rest."""
-        time.sleep(PAUSE_S)
-        return ask(self.address, question(self.model, text, tokens, **more))
+        """One streamed answer."""
+        with self.alone():
+            return ask(self.address, question(self.model, text, tokens, **more))
 
-    def ask_at_once(self, bodies: Sequence[Body], begun: Callable[[], None] = lambda: None) -> list[Streamed]:
-        """The answers to all `bodies`, asked at the same time; `begun` is called at each one's first piece."""
+    def ask_at_once(self, bodies: Sequence[Body]) -> list[Streamed]:
+        """The answers to all `bodies`, asked at the same time."""
+        with self.alone():
+            return ask_at_once(self.address, bodies)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Have the machine to itself for the body, after the other side's threads have come to rest."""
         time.sleep(PAUSE_S)
-        return ask_at_once(self.address, bodies, begun)
+        with self.other.resting() if self.other is not None else nullcontext():
+            yield
 
 
 def measure(run: Run) -> Iterator[Row]:
@@ -59,8 +71,8 @@ def measure(run: Run) -> Iterator[Row]:
         make(directory)
         node = serve(run, name, directory)
         run.progress(f"a node beside mlx_lm server: {what}")
-        with mlx_server(directory, run.scratch, fast_blas=True) as address:
-            sides = (Side(api_address(node), name), Side(address, MLX_NAME))
+        with mlx_server(directory, run.scratch, fast_blas=True) as server:
+            sides = (Side(api_address(node), name, server), Side(server.address, MLX_NAME))
             for side in sides:
                 side.ask("Hello!", 8)  # it loads the model
             yield from _single(run, what, sides)
@@ -194,12 +206,13 @@ def _gap_s(side: Side, run: Run, turn: int) -> float:
     bodies = [question(side.model, story(place), 4 * run.sizes.most_tokens, logit_bias=NO_END) for place in range(4)]
     running: list[Streamed] = []
     speaking = threading.Semaphore(0)
-    thread = threading.Thread(target=lambda: running.extend(side.ask_at_once(bodies, speaking.release)))
-    thread.start()
-    for _ in bodies:
-        speaking.acquire()
-    late = ask(side.address, question(side.model, long_text(LONG_TOKENS, 11 + turn), 4))
-    thread.join()
+    thread = threading.Thread(target=lambda: running.extend(ask_at_once(side.address, bodies, speaking.release)))
+    with side.alone():
+        thread.start()
+        for _ in bodies:
+            speaking.acquire()
+        late = ask(side.address, question(side.model, long_text(LONG_TOKENS, 11 + turn), 4))
+        thread.join()
     gaps = [
         after - before
         for answer in running
@@ -217,8 +230,8 @@ def _stock(run: Run) -> Iterator[Row]:
     write_model(directory, SMALL, "F16", CONTEXT_TOKENS)
     node = serve(run, "stock", directory)
     run.progress("a node beside mlx_lm server as installed")
-    with mlx_server(directory, run.scratch, fast_blas=False) as address:
-        sides = (Side(api_address(node), "stock"), Side(address, MLX_NAME))
+    with mlx_server(directory, run.scratch, fast_blas=False) as server:
+        sides = (Side(api_address(node), "stock", server), Side(server.address, MLX_NAME))
         for side in sides:
             side.ask("Hello!", 4)
         tokens = run.sizes.most_tokens // 2
