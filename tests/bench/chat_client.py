@@ -1,15 +1,21 @@
 """A client for what a server of OpenAI's API streams: when each piece came, and how many tokens there were."""
 
-import http.client
+import bisect
 import json
-import threading
+import re
+import selectors
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from tests.bench.run import CannotMeasure
 
+PATIENCE_S: Final = 600.0
+RECEIVE_BYTES: Final = 65_536
+LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
+_FIRST_WORDS: Final = re.compile(rb'"(content|reasoning)": ?"[^"]')
 Body = dict[str, Any]
 
 
@@ -54,66 +60,103 @@ def ask(address: str, body: Body) -> Streamed:
     Raises:
         CannotMeasure: another status than 200, or a stream without words or without its count.
     """
-    return _stream(_connected(address), address, body)
-
-
-def _connected(address: str) -> http.client.HTTPConnection:
-    connection = http.client.HTTPConnection(address, timeout=600)
-    connection.connect()
-    return connection
-
-
-def _stream(
-    connection: http.client.HTTPConnection, address: str, body: Body, begun: Callable[[], None] = lambda: None
-) -> Streamed:
-    asked_s = time.perf_counter()
-    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    if response.status != 200:
-        raise CannotMeasure(f"{address} answered {response.status}: {response.read(300)!r}")
-    times_s, texts, usage = [], [], None
-    for line in response:
-        if not line.startswith(b"data: {"):
-            continue
-        event = json.loads(line[6:])
-        usage = event.get("usage") or usage
-        delta = event["choices"][0].get("delta", {}) if event.get("choices") else {}
-        if text := delta.get("content") or delta.get("reasoning"):
-            times_s.append(time.perf_counter())
-            if len(times_s) == 1:
-                begun()
-            texts.append(text)
-    ended_s = time.perf_counter()
-    connection.close()
-    if not times_s or usage is None:
-        raise CannotMeasure(f"{address}: a stream of {len(times_s)} pieces, its count {usage}")
-    tokens, prompt = int(usage["completion_tokens"]), int(usage["prompt_tokens"])
-    return Streamed(asked_s, tuple(times_s), ended_s, prompt, tokens, "".join(texts))
+    return ask_at_once(address, [body])[0]
 
 
 def ask_at_once(address: str, bodies: Sequence[Body], begun: Callable[[], None] = lambda: None) -> list[Streamed]:
     """Stream the answers to all `bodies` at the same time; `begun` is called at each first piece. Raises as `ask`."""
-    answers: dict[int, Streamed] = {}
-    failures: list[Exception] = []
-    barrier = threading.Barrier(len(bodies))
     # Connected one after the other: mlx_lm.server lets only five wait to be accepted.
-    connections = [_connected(address) for _ in bodies]
+    answers = [_Answer(address, body) for body in bodies]
+    with selectors.DefaultSelector() as selector:
+        for answer in answers:
+            answer.send()
+            selector.register(answer.connection, selectors.EVENT_READ, answer)
+        while selector.get_map():
+            for key, _ in selector.select():
+                answer = key.data
+                if not answer.receive(begun):
+                    selector.unregister(answer.connection)
+                    answer.connection.close()
+    return [answer.streamed() for answer in answers]
 
-    def run(place: int, body: Body) -> None:
-        barrier.wait()
-        try:
-            answers[place] = _stream(connections[place], address, body, begun)
-        except (CannotMeasure, OSError, ValueError, http.client.HTTPException) as error:
-            failures.append(error)
 
-    threads = [threading.Thread(target=run, args=item) for item in enumerate(bodies)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise CannotMeasure(f"{address}: {failures[0]}")
-    return [answers[place] for place in range(len(bodies))]
+class _Answer:
+    """What comes on one connection, and when. It is read at the end: no side pays for that while it answers."""
+
+    def __init__(self, address: str, body: Body) -> None:
+        self._address = address
+        host, _, port = address.rpartition(":")
+        self.connection = socket.create_connection((host, int(port)), PATIENCE_S)
+        content = json.dumps(body).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n"
+        self._request = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+        self._data = bytearray()
+        # After each piece that was received: how many bytes there were then, and the time.
+        self._received: list[tuple[int, float]] = []
+        self._asked_s = 0.0
+        self._has_begun = False
+
+    def send(self) -> None:
+        """Ask."""
+        self._asked_s = time.perf_counter()
+        self.connection.sendall(self._request)
+
+    def receive(self, begun: Callable[[], None]) -> bool:
+        """Take what is there; return whether more may come."""
+        data = self.connection.recv(RECEIVE_BYTES)
+        self._data += data
+        self._received.append((len(self._data), time.perf_counter()))
+        if not self._has_begun and _FIRST_WORDS.search(self._data):
+            self._has_begun = True
+            begun()
+        return bool(data) and not self._data.endswith(LAST_CHUNK)
+
+    def streamed(self) -> Streamed:
+        """What it was. Raises as `ask`."""
+        times_s, texts, usage = [], [], None
+        for line, at_s in self._lines():
+            if not line.startswith(b"data: {"):
+                continue
+            event = json.loads(line[6:])
+            usage = event.get("usage") or usage
+            delta = event["choices"][0].get("delta", {}) if event.get("choices") else {}
+            if text := delta.get("content") or delta.get("reasoning"):
+                times_s.append(at_s)
+                texts.append(text)
+        if not times_s or usage is None:
+            raise CannotMeasure(f"{self._address}: a stream of {len(times_s)} pieces, its count {usage}")
+        tokens, prompt = int(usage["completion_tokens"]), int(usage["prompt_tokens"])
+        return Streamed(self._asked_s, tuple(times_s), self._received[-1][1], prompt, tokens, "".join(texts))
+
+    def _lines(self) -> Iterator[tuple[bytes, float]]:
+        """The lines of the body, each with the time at which it was there."""
+        head, _, _ = self._data.partition(b"\r\n\r\n")
+        status, *headers = head.split(b"\r\n")
+        if status.split(b" ")[1:2] != [b"200"]:
+            raise CannotMeasure(f"{self._address} answered {bytes(self._data[:300])!r}")
+        is_chunked = any(header.lower().replace(b" ", b"") == b"transfer-encoding:chunked" for header in headers)
+        line, ends = bytearray(), [end for end, _ in self._received]
+        for part, end in self._parts(len(head) + 4, is_chunked):
+            *whole, rest = part.split(b"\n")
+            at_s = self._received[bisect.bisect_left(ends, end)][1]
+            for piece in whole:
+                yield bytes(line + piece), at_s
+                line.clear()
+            line += rest
+
+    def _parts(self, place: int, is_chunked: bool) -> Iterator[tuple[bytes, int]]:
+        """The body from `place` on, piece by piece, each with the place of its end."""
+        while not is_chunked and place < len(self._data):
+            end = self._data.find(b"\n", place) + 1 or len(self._data)
+            yield bytes(self._data[place:end]), end
+            place = end
+        while is_chunked:
+            start = self._data.index(b"\r\n", place) + 2
+            size = int(self._data[place : start - 2].split(b";")[0], 16)
+            if not size:
+                return
+            yield bytes(self._data[start : start + size]), start + size
+            place = start + size + 2
 
 
 def together(answers: Sequence[Streamed]) -> float:

@@ -29,7 +29,7 @@ def measure(run: Run) -> Iterator[Row]:
             for streams in STREAMS:
                 texts = [story(place) for place in range(streams)]
                 pairs = []
-                for _ in range(run.sizes.turns + 1):  # the first turn loads the model
+                for _ in range(run.sizes.many_turns + 1):  # the first turn loads the model
                     time.sleep(PAUSE_S)
                     bare = _alone(alone, texts)
                     time.sleep(PAUSE_S)

@@ -39,6 +39,11 @@ class Sizes:
     chunks: int = 200_000
     quick: bool = False
 
+    @property
+    def many_turns(self) -> int:
+        """For what many threads do at once: there a machine's own doings cost most, and fewer turns tell less."""
+        return 2 * self.turns - 1
+
     @classmethod
     def small(cls) -> "Sizes":
         """Sizes at which everything runs and nothing is worth reading."""

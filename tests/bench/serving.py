@@ -144,7 +144,7 @@ def _single(run: Run, what: str, sides: tuple[Side, Side]) -> Iterator[Row]:
 def _together(run: Run, what: str, sides: tuple[Side, Side]) -> Iterator[Row]:
     for streams in STREAMS:
         pairs = []
-        for turn in range(run.sizes.turns):
+        for turn in range(run.sizes.many_turns):
             texts = [story(turn + place) for place in range(streams)]
             ours, theirs = (
                 together(side.ask_at_once([question(side.model, text, run.sizes.most_tokens) for text in texts]))
