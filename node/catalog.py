@@ -183,7 +183,9 @@ class Catalog:
                     raise
                 await self._embed()
                 return await self._threads.store(read, parsed)
-        except (ModelUnknown, ModelNameInvalid) as error:
+        except ModelUnknown as error:
+            raise ModelNotFound(name, error.nearest) from error
+        except ModelNameInvalid as error:
             raise ModelNotFound(name) from error
 
     async def _embed(self) -> None:

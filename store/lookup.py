@@ -3,7 +3,7 @@
 from typing import Final
 
 from protocol.errors import ModelNameInvalid
-from protocol.model_name import ModelName, format_model_name, parse_model_name
+from protocol.model_name import LATEST, ModelName, format_model_name, parse_model_name
 from store.errors import ModelUnknown, VersionAmbiguous, VersionUnknown
 from store.refs import RefEntry, Refs, Version
 
@@ -62,9 +62,14 @@ def unknown(refs: Refs, name: ModelName) -> ModelUnknown:
     """Return the error for a name that is not there, with the nearest one that is."""
     import difflib  # here, because it costs every start 5 ms and a mistyped name is rare
 
-    known = [format_model_name(entry.name) for entry in refs.list()]
-    close = difflib.get_close_matches(format_model_name(name), known, n=1)
-    return ModelUnknown(format_model_name(name), close[0] if close else None)
+    known = {_shortly(entry.name): format_model_name(entry.name) for entry in refs.list()}
+    close = difflib.get_close_matches(_shortly(name), known, n=1)
+    return ModelUnknown(format_model_name(name), known[close[0]] if close else None)
+
+
+def _shortly(name: ModelName) -> str:
+    """Return a name without the tag that goes without saying, which would make all names alike."""
+    return format_model_name(name).removesuffix(f":{LATEST}")
 
 
 def _release(refs: Refs, name: ModelName, text: str) -> Version | None:

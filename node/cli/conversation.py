@@ -184,7 +184,8 @@ def _parameter(name: str, text: str) -> object:
         raise UsageInvalid(f"no parameter {name!r}", f"there are: {', '.join(PARAMETERS)}")
     value: object = [text] if parameter.takes(text) else parameter.read(text)
     if value is None:
-        raise UsageInvalid(f"{name}: got {text!r}, expected {parameter.expected}")
+        problem = f"{name}: got {text!r}, expected {parameter.expected}"
+        raise UsageInvalid(problem, f"write: /set parameter {name} VALUE")
     return value
 
 

@@ -44,10 +44,12 @@ class ModelError(NodeError):
 class ModelNotFound(ModelError):
     """No model of this name is in the store."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, nearest: str | None = None) -> None:
         super().__init__(f"model '{name}' not found")
         self.name = name
         self.hint = f"try pulling it first: tilenode pull {name} --from PEER; `tilenode list` shows what is here"
+        if nearest is not None:
+            self.hint = f"did you mean {nearest}? If not, {self.hint}"
 
 
 class RequestRefused(ModelError):

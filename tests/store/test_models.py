@@ -66,6 +66,9 @@ def test_an_unknown_name_suggests_the_nearest(store: ModelStore, directory: Path
             look(parse_model_name("dema"))
         assert caught.value.nearest == "demo:latest"
         assert "did you mean demo:latest" in str(caught.value)
+    with pytest.raises(ModelUnknown) as caught:
+        store.resolve(parse_model_name("zzz"))  # only its tag is like the other's
+    assert caught.value.nearest is None
 
 
 def test_a_store_is_there_again_after_a_restart(store: ModelStore, directory: Path) -> None:
