@@ -7,10 +7,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # So long the next piece of a body may take. A client that sends no more would hold its connection for ever.
 BODY_PATIENCE_S: Final = 60.0
+# A body of at most so many bytes is read to its end, for at most so long, also where nobody wants it.
+SMALL_BODY_BYTES: Final = 65_536
+SMALL_BODY_S: Final = 2.0
 
 
 class Exchange:
     """Wraps an app. Pure ASGI: a client that sends no more of its body counts as one that left.
+
+    An answer ends only after a small body was read: where one is left over the server closes the connection, on which
+    the client may have sent its next request by then.
 
     The end of every answer is sent even while the work that led to it is being cancelled. The server tells the app
     that the client has left before it has put the connection away itself; an app that stops at that word would take
@@ -37,8 +43,17 @@ class Exchange:
         async def finishing(message: Message) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
                 with trio.CancelScope(shield=True):
+                    if arriving and _has_small_body(scope):
+                        with trio.move_on_after(SMALL_BODY_S):
+                            while arriving:
+                                await receiving()
                     await send(message)
             else:
                 await send(message)
 
         await self._app(scope, receiving, finishing)
+
+
+def _has_small_body(scope: Scope) -> bool:
+    length: bytes = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+    return length.isdigit() and int(length) <= SMALL_BODY_BYTES

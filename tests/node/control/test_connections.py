@@ -160,3 +160,25 @@ async def test_a_connection_too_many_is_told_so_and_the_others_go_on(monkeypatch
             with trio.fail_after(10):
                 assert b"200" in await few[0].receive_some()
         stop.set()
+
+
+async def test_a_body_that_nobody_reads_does_not_cost_the_connection() -> None:
+    stop = trio.Event()
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await JSONResponse({}, status_code=405)(scope, receive, send)
+
+    async with trio.open_nursery() as nursery:
+        listener = bind_api_socket("127.0.0.1", 0, or_any_port=False)
+        await nursery.start(serve_http, refuse, listener, 1.0, stop)
+        async with await trio.open_tcp_stream("127.0.0.1", listener.getsockname()[1]) as stream:
+            for _ in range(3):
+                await stream.send_all(b"PUT / HTTP/1.1\r\nhost: here\r\ncontent-length: 4\r\n\r\n")
+                await trio.testing.wait_all_tasks_blocked(0.05)  # the answer has begun
+                await stream.send_all(b"body")
+                said = b""
+                with trio.fail_after(10):
+                    while not said.endswith(b"{}"):
+                        said += (piece := await stream.receive_some())
+                        assert piece
+        stop.set()
