@@ -38,7 +38,7 @@ def run_daemon(config: Config, ready: Callable[[Mapping[str, Any]], None], worke
     make_private_directory(config.home.root)
     try:
         trio.run(_run, config, ready, worker)
-    except* Exception as group:  # noqa: BLE001 - whatever it is, the caller shows its first cause
+    except ExceptionGroup as group:  # not except*: before Python 3.11.4 what it raises comes in a group again
         raise first_cause(group) from None
 
 
