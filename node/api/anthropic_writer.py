@@ -7,7 +7,8 @@ import json
 from typing import Any, Final
 
 from node.api.blocks import Block, Blocks, Kind
-from node.api.openai_parts import NewId, compact, quote
+from node.api.json_text import compact, quote
+from node.api.openai_parts import NewId
 from node.models.requests import Ending, Piece
 
 _TYPES: Final = {Kind.TEXT: ("text", "text_delta", "text"), Kind.THINKING: ("thinking", "thinking_delta", "thinking")}

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-from node.models.requests import Call, ChosenToken, Ending, Piece
+from node.models.requests import Call, Ending, Piece
+from protocol.worker.logprobs import ChosenToken, parse
 
 
 class Kind(Enum):
@@ -21,13 +22,18 @@ class Block:
 
     kind: Kind
     parts: list[str] = field(default_factory=list, repr=False)
-    logprobs: list[ChosenToken] = field(default_factory=list, repr=False)
+    logprobs_json: list[str] = field(default_factory=list, repr=False)
     call: Call | None = None
 
     @property
     def text(self) -> str:
         """All that was said in it so far."""
         return "".join(self.parts)
+
+    @property
+    def logprobs(self) -> list[ChosenToken]:
+        """Its tokens with their probabilities, where they were asked for."""
+        return [chosen for several in self.logprobs_json for chosen in parse(several)]
 
 
 class Blocks:
@@ -52,13 +58,13 @@ class Blocks:
             self.thinking_tokens = piece.tokens
         begins = not self.all or self.all[-1].kind is not kind
         if begins:
-            if not piece.text and not piece.logprobs:
+            if not piece.text and not piece.logprobs_json:
                 return False
             self.all.append(Block(kind))
         block = self.all[-1]
         block.parts.append(piece.text)
-        if piece.logprobs:
-            block.logprobs.extend(piece.logprobs)
+        if piece.logprobs_json:
+            block.logprobs_json.append(piece.logprobs_json)
         return begins
 
     def text_of(self, kind: Kind) -> str:

@@ -8,9 +8,9 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from node.models.requests import Call, ChosenToken, Ending, LikelyToken, Piece
-
-_quote: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+from node.api.json_text import compact, quote
+from node.models.requests import Call, Ending, Piece
+from protocol.worker.logprobs import parse
 
 # How an answer's text, thinking text and tool calls lie in an object of this API.
 Shape = Callable[[str, str, list[dict[str, Any]]], dict[str, Any]]
@@ -50,7 +50,7 @@ class Writer:
         self._new_id = new_id
         self._with_context = with_context
         self._calls = 0
-        self._head = f'{{"model":{_quote(model)},"created_at":"'
+        self._head = f'{{"model":{quote(model)},"created_at":"'
         # The shape of a piece of text alone, cut open where the text goes.
         self._text = _cut(shape("", "", []))
         self._thinking = _cut(shape("", _MARK, []))
@@ -58,13 +58,13 @@ class Writer:
     def line(self, piece: Piece) -> bytes:
         """Return the line of a stream for `piece`."""
         if piece.ending is not None:
-            return f"{_quote(self._last(piece.ending))}\n".encode()
+            return f"{compact(self._last(piece.ending))}\n".encode()
         if piece.call is not None:
             told = {**self._told(), **self._shape("", "", [self._called(piece.call)]), "done": False}
-            return f"{_quote(told)}\n".encode()
+            return f"{compact(told)}\n".encode()
         before, after = self._thinking if piece.thinking else self._text
-        chosen = f',"logprobs":{_quote(_logprobs(piece.logprobs))}' if piece.logprobs else ""
-        line = f'{self._head}{self._now()}",{before}{_quote(piece.text)}{after}{chosen},"done":false}}\n'
+        chosen = f',"logprobs":{piece.logprobs_json}' if piece.logprobs_json else ""
+        line = f'{self._head}{self._now()}",{before}{quote(piece.text)}{after}{chosen},"done":false}}\n'
         return line.encode()
 
     def whole(self, said: Sequence[Piece]) -> dict[str, Any]:
@@ -72,11 +72,11 @@ class Writer:
         text = "".join(piece.text for piece in said if not piece.thinking)
         thinking = "".join(piece.text for piece in said if piece.thinking)
         calls = [self._called(piece.call) for piece in said if piece.call]
-        chosen = [token for piece in said for token in piece.logprobs]
+        chosen = [token for piece in said if piece.logprobs_json for token in parse(piece.logprobs_json)]
         ending = said[-1].ending
         assert ending is not None, "the service ends every answer with its ending"
         told = {**self._told(), **self._shape(text, thinking, calls), **_ending(ending, self._with_context)}
-        return {**told, "logprobs": _logprobs(chosen)} if chosen else told
+        return {**told, "logprobs": chosen} if chosen else told
 
     def loaded(self, reason: str) -> dict[str, Any]:
         """Return the answer to an empty question, which only loads or unloads the model."""
@@ -100,8 +100,8 @@ _MARK: Final = "\x00"
 
 def _cut(shaped: dict[str, Any]) -> tuple[str, str]:
     """Return the JSON of `shaped` without its outer braces, cut at the mark, else at the empty text in it."""
-    text = _quote(shaped)[1:-1]
-    before, _, after = text.partition(_quote(_MARK) if _quote(_MARK) in text else '""')
+    text = compact(shaped)[1:-1]
+    before, _, after = text.partition(quote(_MARK) if quote(_MARK) in text else '""')
     return before, after
 
 
@@ -117,11 +117,3 @@ def _ending(ending: Ending, with_context: bool) -> dict[str, Any]:
         "eval_count": ending.eval_tokens,
         "eval_duration": ending.eval_ns,
     }
-
-
-def _logprobs(chosen: Sequence[ChosenToken]) -> list[dict[str, Any]]:
-    return [{**_likely(token), "top_logprobs": [_likely(other) for other in token.top]} for token in chosen]
-
-
-def _likely(token: LikelyToken) -> dict[str, Any]:
-    return {"token": token.token, "logprob": token.logprob, "bytes": list(token.bytes)}

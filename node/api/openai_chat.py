@@ -4,13 +4,14 @@ A stream has a chunk per token, and sixteen streams have sixteen at once: what n
 once, and only the new words are turned into JSON.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 from node.api.blocks import Blocks, Kind
-from node.api.openai_parts import NewId, compact, logprob_facts, quote, tool_call, usage_of
+from node.api.json_text import compact, quote
+from node.api.openai_parts import NewId, tool_call, usage_of
 from node.api.streams import Emit
-from node.models.requests import Call, ChosenToken, Piece
+from node.models.requests import Call, Piece
 
 
 class ChatWriter:
@@ -26,7 +27,8 @@ class ChatWriter:
         """Write the answer of choice `number` as chunks."""
         blocks = self._answers[number]
         before = f'data: {self._chunk_head()},"choices":[{{"index":{number},"delta":{{'
-        after = '},"logprobs":null,"finish_reason":null}]' + self._tail()
+        end = ',"finish_reason":null}]' + self._tail()
+        after = '},"logprobs":null' + end
         content, thinking = before + '"content":', before + '"reasoning_content":'
         opening = before + '"role":"assistant","content":"","refusal":null' + after
         calls = 0
@@ -39,8 +41,9 @@ class ChatWriter:
                 calls += 1
             elif piece.thinking:
                 chunk = thinking + quote(piece.text) + after
-            elif piece.logprobs:
-                chunk = content + quote(piece.text) + self._with_logprobs(piece.logprobs)
+            elif piece.logprobs_json:
+                facts = f'{{"content":{piece.logprobs_json},"refusal":null}}'
+                chunk = f'{content}{quote(piece.text)}}},"logprobs":{facts}{end}'
             elif piece.text:
                 chunk = content + quote(piece.text) + after
             else:
@@ -86,7 +89,7 @@ class ChatWriter:
         if calls:
             message["tool_calls"] = calls
         chosen = blocks.logprobs()
-        logprobs = {"content": logprob_facts(chosen), "refusal": None} if chosen else None
+        logprobs = {"content": chosen, "refusal": None} if chosen else None
         return {"index": number, "message": message, "logprobs": logprobs, "finish_reason": _reason(blocks)}
 
     def _chunk_head(self) -> str:
@@ -94,10 +97,6 @@ class ChatWriter:
 
     def _tail(self) -> str:
         return (',"usage":null' if self._with_usage else "") + "}\n\n"
-
-    def _with_logprobs(self, chosen: Sequence[ChosenToken]) -> str:
-        facts = compact({"content": logprob_facts(chosen), "refusal": None})
-        return f'}},"logprobs":{facts},"finish_reason":null}}]' + self._tail()
 
     def _indexed(self, index: int, call: Call) -> str:
         return compact({"index": index, **tool_call(call, self._new_id("call_"))})

@@ -4,9 +4,11 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from node.api.blocks import Blocks, Kind
-from node.api.openai_parts import NewId, compact, quote, usage_of
+from node.api.json_text import compact, quote
+from node.api.openai_parts import NewId, usage_of
 from node.api.streams import Emit
-from node.models.requests import ChosenToken, GenerateRequest, Piece
+from node.models.requests import GenerateRequest, Piece
+from protocol.worker.logprobs import ChosenToken, parse
 
 
 class CompletionWriter:
@@ -45,8 +47,8 @@ class CompletionWriter:
                 reason = quote(piece.ending.reason)
                 last = before + f'"","logprobs":null,"finish_reason":{reason}}}]' + self._tail()
                 await emit(last.encode())
-            elif piece.logprobs:
-                facts = compact(self._logprobs(number, piece.logprobs))
+            elif piece.logprobs_json:
+                facts = compact(self._logprobs(number, parse(piece.logprobs_json)))
                 rest = f',"logprobs":{facts},"finish_reason":null}}]' + self._tail()
                 await emit((before + quote(piece.text) + rest).encode())
             elif piece.text:
@@ -90,12 +92,14 @@ class CompletionWriter:
         offsets: list[int] = []
         for token in chosen:
             offsets.append(self._offsets[number])
-            self._offsets[number] += len(token.token)
+            self._offsets[number] += len(token["token"])
         return {
-            "tokens": [token.token for token in chosen],
-            "token_logprobs": [token.logprob for token in chosen],
-            "top_logprobs": [{likely.token: likely.logprob for likely in (*token.top, token)} for token in chosen]
-            if any(token.top for token in chosen)
+            "tokens": [token["token"] for token in chosen],
+            "token_logprobs": [token["logprob"] for token in chosen],
+            "top_logprobs": [
+                {likely["token"]: likely["logprob"] for likely in (*token["top_logprobs"], token)} for token in chosen
+            ]
+            if any(token["top_logprobs"] for token in chosen)
             else None,
             "text_offset": offsets,
         }

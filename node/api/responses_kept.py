@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from node.api.errors import AnswerNotKept
-from node.api.openai_parts import compact
+from node.api.json_text import compact
 from node.api.responses_items import Item
 from node.ports import Clock
 from node.threads import Threads

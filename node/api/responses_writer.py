@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from node.api.blocks import Block, Blocks, Kind
-from node.api.openai_parts import LAST_EVENT, NewId, compact, logprob_facts, quote
+from node.api.json_text import compact, quote
+from node.api.openai_parts import LAST_EVENT, NewId
 from node.api.responses_tools import custom_input
 from node.models.requests import Ending, Piece
 
@@ -47,8 +48,8 @@ class ResponseWriter:
             return events + self._end(piece.ending)
         if piece.call is not None:
             return events
-        if piece.logprobs and not piece.thinking:
-            facts = f',"logprobs":{compact(logprob_facts(piece.logprobs))}'
+        if piece.logprobs_json and not piece.thinking:
+            facts = f',"logprobs":{piece.logprobs_json}'
             return events + f"{self._delta}{quote(piece.text)}{facts},{self._number()}}}\n\n"
         if piece.text:
             return events + f"{self._delta}{quote(piece.text)}{self._delta_end},{self._number()}}}\n\n"
@@ -164,7 +165,7 @@ def _part(block: Block, *, whole: bool) -> dict[str, Any]:
     text = block.text if whole else ""
     if block.kind is Kind.THINKING:
         return {"type": "reasoning_text", "text": text}
-    logprobs = logprob_facts(block.logprobs) if whole else []
+    logprobs = block.logprobs if whole else []
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 

@@ -1,6 +1,5 @@
 """Answers that are cancelled the moment the client leaves, whether they stream or come whole."""
 
-import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from identity.errors import IdentityError
+from node.api.json_text import compact
 from node.errors import NodeError
 from protocol.errors import ProtocolError
 from store.errors import StoreError
@@ -80,7 +80,7 @@ class Whole(Response):
 
 def to_json(value: object) -> bytes:
     """Return `value` as compact JSON in UTF-8."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return compact(value).encode()
 
 
 async def until_left(receive: Receive, work: Callable[[], Awaitable[None]]) -> None:

@@ -1,6 +1,5 @@
 """From what a worker says to what the APIs tell: pieces of an answer, its ending, and errors by their names."""
 
-import json
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,8 +17,9 @@ from node.models.errors import (
     TemplateInvalid,
 )
 from node.models.library import ServedModel
-from node.models.requests import Call, ChosenToken, Ending, LikelyToken, Piece
+from node.models.requests import Call, Ending, Piece
 from node.models.supervisor import Worker
+from protocol.worker import logprobs
 from protocol.worker.messages import Done, Failed, Progress, Text, ToolCall
 
 
@@ -47,13 +47,9 @@ async def pieces_of(
         for answer in _joined(taken):
             match answer:
                 case Text():
-                    yield Piece(
-                        answer.text,
-                        answer.thinking,
-                        answer.tokens,
-                        prompt_tokens,
-                        _chosen_tokens(answer.logprobs_json) if answer.logprobs_json else (),
-                    )
+                    if answer.logprobs_json and not logprobs.is_well_formed(answer.logprobs_json):
+                        raise AnswerFailed("its worker sent log-probabilities that are none")
+                    yield Piece(answer.text, answer.thinking, answer.tokens, prompt_tokens, answer.logprobs_json)
                 case ToolCall():
                     yield Piece(call=Call(answer.name, answer.arguments_json), prompt_tokens=prompt_tokens)
                 case Done():
@@ -133,18 +129,3 @@ def error_of(failed: Failed, model: str) -> ModelError:
         case "model":
             return ModelRefused(failed.why)
     return AnswerFailed(failed.why)
-
-
-def _chosen_tokens(logprobs_json: str) -> tuple[ChosenToken, ...]:
-    return tuple(
-        ChosenToken(
-            token=chosen["token"],
-            logprob=chosen["logprob"],
-            bytes=tuple(chosen["bytes"] or ()),
-            top=tuple(
-                LikelyToken(token=likely["token"], logprob=likely["logprob"], bytes=tuple(likely["bytes"] or ()))
-                for likely in chosen["top_logprobs"]
-            ),
-        )
-        for chosen in json.loads(logprobs_json)
-    )

@@ -99,34 +99,18 @@ class Ending:
 
 
 @dataclass(frozen=True)
-class LikelyToken:
-    """A token as text, the natural logarithm of its probability, and its bytes where they are known."""
-
-    token: str = field(repr=False)
-    logprob: float
-    bytes: tuple[int, ...] = field(default=(), repr=False)
-
-
-@dataclass(frozen=True)
-class ChosenToken(LikelyToken):
-    """A token of the answer, with the likeliest ones at its place, likeliest first."""
-
-    top: tuple[LikelyToken, ...] = field(default=(), repr=False)
-
-
-@dataclass(frozen=True)
 class Piece:
     """The next part of an answer: text, thinking text, or a tool call; the last one carries the `ending`.
 
-    `logprobs` has the tokens whose text this is, where they were asked for. `tokens` counts those of the answer so far,
-    `prompt_tokens` those of the prompt.
+    `logprobs_json` has the tokens whose text this is, where they were asked for: see `protocol.worker.logprobs`.
+    `tokens` counts those of the answer so far, `prompt_tokens` those of the prompt.
     """
 
     text: str = field(default="", repr=False)
     thinking: bool = False
     tokens: int = 0
     prompt_tokens: int = 0
-    logprobs: tuple[ChosenToken, ...] = field(default=(), repr=False)
+    logprobs_json: str = field(default="", repr=False)
     call: Call | None = None
     ending: Ending | None = None
 

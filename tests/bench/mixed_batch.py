@@ -1,16 +1,15 @@
 """Eight requests at once that each want something of their own, beside eight that want nothing of the kind."""
 
 import json
-import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from tests.bench.chat_client import Body, ask_at_once, question, together
-from tests.bench.random_model import SMALL, write_model, write_tensors
+from tests.bench.random_model import write_tensors
 from tests.bench.run import Run
-from tests.bench.serving import CONTEXT_TOKENS, api_address, serve, story
+from tests.bench.serving import MODELS, NO_END, Pair, api_address, middle, serve, story
 from tests.bench.table import Row
 
 STREAMS = 8
@@ -58,49 +57,62 @@ WISHES: tuple[tuple[str, Wish], ...] = (
 
 
 def measure(run: Run) -> Iterator[Row]:
-    """Turn by turn eight plain requests and eight of each kind, of the same length, to one node."""
-    directory = run.scratch / "mixed"
-    write_model(directory, SMALL, "F32", CONTEXT_TOKENS)
-    node = serve(run, NAME, directory)
-    for place in range(ADAPTERS):
-        recipe = directory.with_suffix(f".{place}.Modelfile")
-        recipe.write_text(f"FROM {NAME}\nADAPTER {_write_adapter(run.scratch / f'adapter-{place}', place)}\n")
-        node.command("create", f"{NAME}-{place}", "-f", str(recipe))
-    address = api_address(node)
-    run.progress("requests with wishes of their own beside plain ones")
-    kinds: tuple[tuple[str, Wish], ...] = (("", _plain), *WISHES)
-    for _, wish in kinds:
+    """Of each model, turn by turn, eight plain requests and eight of each kind, of the same length, to one node."""
+    for name, what, make in MODELS[: 1 if run.sizes.quick else None]:
+        directory = run.scratch / f"mixed-{name}"
+        make(directory)
+        node = serve(run, NAME, directory)
+        for place in range(ADAPTERS):
+            recipe = directory.with_suffix(f".{place}.Modelfile")
+            adapter = _write_adapter(run.scratch / f"adapter-{name}-{place}", directory, place)
+            recipe.write_text(f"FROM {NAME}\nADAPTER {adapter}\n")
+            node.command("create", f"{NAME}-{place}", "-f", str(recipe))
+        run.progress(f"requests with wishes of their own beside plain ones: {what}")
+        yield from _beside_plain(run, what, api_address(node))
+        node.command("stop", NAME)
+
+
+def _beside_plain(run: Run, what: str, address: str) -> Iterator[Row]:
+    for _, wish in (("", _plain), *WISHES):
         _rate(run, address, wish)  # models and adapters are loaded
-    rates: dict[str, list[float]] = {name: [] for name, _ in kinds}
-    for _ in range(run.sizes.turns):
-        for name, wish in kinds:
-            rates[name].append(_rate(run, address, wish))
-    plain = statistics.median(rates[""])
-    for name, _ in WISHES:
+    pairs: dict[str, list[Pair]] = {name: [] for name, _ in WISHES}
+    for _ in range(run.sizes.many_turns):
+        plain = _rate(run, address, _plain)
+        for name, wish in WISHES:
+            pairs[name].append((_rate(run, address, wish), plain))
+    for name, found in pairs.items():
         limit = None if run.sizes.quick else LIMIT
-        remark = f"26 M, {run.sizes.most_tokens} tokens each, median of {run.sizes.turns} turns"
-        figure = f"{STREAMS} at once with {name}"
-        yield Row(figure, statistics.median(rates[name]), "tokens/s", "higher", "8 plain ones", plain, remark, limit)
-    node.command("stop", NAME)
+        remark = f"{run.sizes.most_tokens} tokens each, the middle one of {len(found)} turns"
+        ours, plain = middle(found)
+        figure = f"{STREAMS} at once with {name}, {what}"
+        yield Row(figure, ours, "tokens/s", "higher", "8 plain ones", plain, remark, limit)
 
 
 def _rate(run: Run, address: str, wish: Wish) -> float:
-    bodies = [wish(question(NAME, story(place), run.sizes.most_tokens), place) for place in range(STREAMS)]
+    bodies = [
+        wish(question(NAME, story(place), run.sizes.most_tokens, logit_bias=NO_END), place) for place in range(STREAMS)
+    ]
     return together(ask_at_once(address, bodies))
 
 
-def _write_adapter(directory: Path, seed: int) -> Path:
+def _write_adapter(directory: Path, base: Path, seed: int) -> Path:
+    """Write a LoRA adapter of noise for the model in `base`."""
     directory.mkdir()
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     source = np.random.default_rng(seed)
-    keys = {"self_attn.q_proj": SMALL["num_attention_heads"] * 64, "self_attn.v_proj": 4 * 64}
+    hidden, head, layers = config["hidden_size"], config["head_dim"], config["num_hidden_layers"]
+    keys = {
+        "self_attn.q_proj": config["num_attention_heads"] * head,
+        "self_attn.v_proj": config["num_key_value_heads"] * head,
+    }
     tensors = {}
-    for layer in range(SMALL["num_hidden_layers"]):
+    for layer in range(layers):
         for key, width in keys.items():
             name = f"model.layers.{layer}.{key}"
-            tensors[f"{name}.lora_a"] = source.standard_normal((SMALL["hidden_size"], RANK), np.float32) / 100
+            tensors[f"{name}.lora_a"] = source.standard_normal((hidden, RANK), np.float32) / 100
             tensors[f"{name}.lora_b"] = source.standard_normal((RANK, width), np.float32) / 100
     write_tensors(directory / "adapters.safetensors", tensors)
     parameters = {"rank": RANK, "scale": 10.0, "dropout": 0.0, "keys": list(keys)}
-    config = {"fine_tune_type": "lora", "num_layers": SMALL["num_hidden_layers"], "lora_parameters": parameters}
-    (directory / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    facts = {"fine_tune_type": "lora", "num_layers": layers, "lora_parameters": parameters}
+    (directory / "adapter_config.json").write_text(json.dumps(facts), encoding="utf-8")
     return directory

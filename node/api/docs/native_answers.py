@@ -5,6 +5,8 @@ from typing import Any, Literal, NotRequired
 # pydantic reads these; on Python before 3.12 it needs this TypedDict.
 from typing_extensions import TypedDict
 
+from protocol.worker.logprobs import ChosenToken
+
 
 class Told(TypedDict):
     """Why a request was refused or failed, and what to do about it."""
@@ -109,20 +111,6 @@ class Called(TypedDict):
 
     id: str
     function: CalledFunction
-
-
-class LikelyToken(TypedDict):
-    """A token, the natural logarithm of its probability, and its bytes."""
-
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class ChosenToken(LikelyToken):
-    """A token of the answer, with the likeliest ones at its place."""
-
-    top_logprobs: list[LikelyToken]
 
 
 class Figures(TypedDict):

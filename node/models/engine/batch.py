@@ -27,7 +27,7 @@ from node.models.engine.cpu_math import begin_pass
 from node.models.engine.drafting import room
 from node.models.engine.reading import Read, Reader
 from node.models.engine.rows import Adapters, Chosen, Drafter, Likely, Listener, Prefixes, Row
-from node.models.engine.sampling import Choice, Mask, log_probabilities, sampler_from
+from node.models.engine.sampling import Choice, Mask, sampler_from
 from node.models.errors import FormatInvalid, ModelError, ModelRefused
 
 # mlx publishes no types for some of what is used here.
@@ -300,12 +300,15 @@ class _LikelyOnes:
         self.arrays: list[mx.array] = []
         if not self._numbers:
             return
-        index = mx.array(self._numbers)
-        weights = log_probabilities(logits[index])
-        self.arrays.append(mx.take_along_axis(weights, tokens[index][:, None], axis=-1)[:, 0])
-        if most := min(max(self._wanted), weights.shape[-1]):
-            top = mx.argpartition(-weights, kth=most - 1, axis=-1)[:, :most]
-            self.arrays += [top, mx.take_along_axis(weights, top, axis=-1)]
+        if len(self._numbers) < len(rows):
+            index = mx.array(self._numbers)
+            logits, tokens = logits[index], tokens[index]
+        logits = logits.astype(mx.float32)
+        total = mx.logsumexp(logits, axis=-1, keepdims=True)
+        self.arrays.append((mx.take_along_axis(logits, tokens[:, None], axis=-1) - total)[:, 0])
+        if most := min(max(self._wanted), logits.shape[-1]):
+            top = mx.argpartition(logits, kth=-most, axis=-1)[:, -most:]
+            self.arrays += [top, mx.take_along_axis(logits, top, axis=-1) - total]
         self._found: list[Any] | None = None
 
     def of(self, number: int) -> Likely | None:

@@ -15,6 +15,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from node.models.engine.drawing import Draw, rounds_of
 from protocol.worker.messages import Sampling
 
 Mask = npt.NDArray[np.bool_]
@@ -67,9 +68,13 @@ class Place:
             self.counts[token] += 1
 
 
-def uniform(seed: int, place: int) -> float:
-    """Return the number in [0, 1) with which the token number `place` of an answer with `seed` is drawn."""
-    return (_mix((_mix(seed) + (place + 1) * _GOLDEN) & _WORD) >> (64 - _UNIFORM_BITS)) / 2**_UNIFORM_BITS
+def uniform(seed: int, place: int, count: int = 1) -> list[float]:
+    """Return the `count` numbers in [0, 1) with which the token number `place` of an answer with `seed` is drawn."""
+    word, numbers = (_mix(seed) + (place + 1) * _GOLDEN) & _WORD, []
+    for _ in range(count):
+        word = _mix(word)
+        numbers.append((word >> (64 - _UNIFORM_BITS)) / 2**_UNIFORM_BITS)
+    return numbers
 
 
 def _mix(word: int) -> int:
@@ -89,23 +94,26 @@ class Choice:
         wishes = [place.sampling for place in places]
         self._penalised = any(_penalises(wish) for wish in wishes)
         self._bias = _biases(wishes, vocabulary)
-        drawing = [number for number, wish in enumerate(wishes) if wish.temperature > 0]
-        self._all_greedy = not drawing
-        narrow = [number for number in drawing if 0 < wishes[number].top_k < vocabulary]
-        wide = [number for number in drawing if not 0 < wishes[number].top_k < vocabulary]
-        self._draws = [_Draw(self._places, rows, vocabulary) for rows in (narrow, wide) if rows]
+        drawing: dict[tuple[int, int], list[int]] = {}
+        for number, wish in enumerate(wishes):
+            if wish.temperature > 0:
+                drawing.setdefault((wish.top_k, rounds_of(wish)), []).append(number)
+        self._draws = [(rows, Draw([wishes[row] for row in rows], vocabulary)) for rows in drawing.values()]
 
     def __call__(self, logits: mx.array, masks: Sequence[Mask | None] = ()) -> mx.array:
         """Return the chosen tokens, shape (rows,), from logits of shape (rows, vocabulary); not evaluated."""
         logits = self._adjusted(logits, masks)
-        if self._all_greedy:
-            return _likeliest(logits)
-        if len(self._draws) == 1 and len(self._draws[0].rows) == len(self._places):
-            return self._draws[0](logits)
+        if len(self._draws) == 1 and len(self._draws[0][0]) == len(self._places):
+            return self._drawn(logits, *self._draws[0])
         tokens = _likeliest(logits)
-        for draw in self._draws:
-            tokens[draw.index] = draw(logits[draw.index])
+        for rows, draw in self._draws:
+            index = mx.array(rows)
+            tokens[index] = self._drawn(logits[index], rows, draw)
         return tokens
+
+    def _drawn(self, logits: mx.array, rows: Sequence[int], draw: Draw) -> mx.array:
+        places = [self._places[row] for row in rows]
+        return draw(logits, [uniform(place.sampling.seed, place.number, draw.numbers) for place in places])
 
     def _adjusted(self, logits: mx.array, masks: Sequence[Mask | None]) -> mx.array:
         if self._bias is not None:
@@ -125,58 +133,6 @@ class Choice:
         return mx.put_along_axis(logits, index, seen.astype(logits.dtype), axis=-1)
 
 
-class _Draw:
-    """The rows of a batch that draw, either all among their few likeliest tokens or all among every token."""
-
-    def __init__(self, places: Sequence[Place], rows: list[int], vocabulary: int) -> None:
-        self.rows = rows
-        self.index = mx.array(rows)
-        self._places = [places[row] for row in rows]
-        wishes = [place.sampling for place in self._places]
-        self._most = max(wish.top_k for wish in wishes) if 0 < wishes[0].top_k < vocabulary else 0
-        self._top_k = mx.array([[wish.top_k] for wish in wishes])
-        self._temperature = mx.array([[wish.temperature] for wish in wishes], dtype=mx.float32)
-        self._top_p = mx.array([[wish.top_p] for wish in wishes], dtype=mx.float32)
-        self._min_p = mx.array([[wish.min_p] for wish in wishes], dtype=mx.float32)
-        self._uneven = len({wish.top_k for wish in wishes}) > 1
-        self._nucleus = any(wish.top_p < 1.0 for wish in wishes)
-        self._floor = any(wish.min_p > 0.0 for wish in wishes)
-
-    def __call__(self, logits: mx.array) -> mx.array:
-        values = logits.astype(mx.float32) / self._temperature
-        tokens = None
-        if self._most:
-            # In the order of their ids: what the draw finds must not hang on which of two equals comes first.
-            tokens = mx.sort(mx.argpartition(-values, kth=self._most - 1, axis=-1)[:, : self._most], axis=-1)
-            values = mx.take_along_axis(values, tokens, axis=-1)
-        values = self._narrowed(values)
-        chances = mx.softmax(values, axis=-1)
-        sums = mx.cumsum(chances, axis=-1)
-        numbers = [[uniform(place.sampling.seed, place.number)] for place in self._places]
-        index = mx.sum(sums <= mx.array(numbers, dtype=mx.float32) * sums[:, -1:], axis=-1, keepdims=True)
-        # Rounding in the sums must never choose what has no chance at all.
-        index = mx.minimum(index, chances.shape[-1] - 1)
-        sure = mx.take_along_axis(chances, index, axis=-1) > 0
-        index = mx.where(sure, index, mx.argmax(chances, axis=-1, keepdims=True))
-        return (index if tokens is None else mx.take_along_axis(tokens, index, axis=-1))[:, 0].astype(mx.uint32)
-
-    def _narrowed(self, values: mx.array) -> mx.array:
-        if not (self._nucleus or self._uneven or self._floor):
-            return values
-        if not (self._nucleus or self._uneven):
-            return mx.where(values >= values.max(axis=-1, keepdims=True) + mx.log(self._min_p), values, -mx.inf)
-        falling = -mx.sort(-values, axis=-1)
-        if self._uneven:
-            falling = mx.where(mx.arange(falling.shape[-1]) < self._top_k, falling, -mx.inf)
-        chances = mx.softmax(falling, axis=-1)
-        before = mx.cumsum(chances, axis=-1) - chances
-        # What lies before the likeliest is 0, so one token is always kept even with top_p 0.
-        kept = (before <= 0) | (before < self._top_p) | (self._top_p >= 1.0)
-        kept = kept & (chances >= self._min_p * chances[:, :1]) & (chances > 0)
-        least = mx.min(mx.where(kept, falling, mx.inf), axis=-1, keepdims=True)
-        return mx.where(values >= least, values, -mx.inf)
-
-
 def sampler_from(place: Place, vocabulary: int) -> Callable[[mx.array], mx.array]:
     """Return what chooses for `place` and, each time it is called, for the place after that.
 
@@ -188,12 +144,6 @@ def sampler_from(place: Place, vocabulary: int) -> Callable[[mx.array], mx.array
         return Choice([replace(place, ahead=place.ahead + next(ahead))], vocabulary)(logits)
 
     return choose
-
-
-def log_probabilities(logits: mx.array) -> mx.array:
-    """Return the log-probabilities of raw logits, shape (rows, vocabulary), in float32."""
-    logits = logits.astype(mx.float32)
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
 
 def _likeliest(logits: mx.array) -> mx.array:

@@ -4,26 +4,25 @@ While MLX computes the next step, this thread makes text of the last one: pieces
 strings end answers, thinking and tool calls are cut out. All messages of one step leave together.
 """
 
-import json
 import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from node.models.engine.engine import Engine
 from node.models.engine.forms import Called, Form, Said
 from node.models.engine.rows import Chosen, Likely, Row
 from node.models.engine.text_stream import StopStrings
+from protocol.worker import logprobs
 from protocol.worker.messages import Done, Failed, FromWorker, Text, ToolCall
 
 Send = Callable[[Sequence[FromWorker]], None]
 _INTERNAL: Final = "internal"
-LEAST: Final = -9999.0
-"""What a token that cannot come weighs, as other programs' servers say it."""
 # Weights of so many tokens are sent without their words, where those are held back: a message has its bounds.
 MOST_WEIGHTS: Final = 1024
+KNOWN_TOKENS: Final = 16_384
 
 
 @dataclass(eq=False)
@@ -38,7 +37,7 @@ class Answer:
     first_ns: int = 0
     ended: bool = False
     said: list[int] = field(default_factory=list)
-    weights: list[dict[str, Any]] = field(default_factory=list)
+    weights: list[str] = field(default_factory=list)
 
 
 class Speech:
@@ -48,6 +47,8 @@ class Speech:
         self._engine = engine
         self._send = send
         self._now_ns = now_ns
+        # Every step weighs the same few tokens again: their words as JSON are made once.
+        self._begun = lru_cache(KNOWN_TOKENS)(lambda token: logprobs.begin(engine.token_bytes(token)))
         self._answers: dict[Row, Answer] = {}
         self._jobs: queue.SimpleQueue[Callable[[], list[FromWorker]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="speech", daemon=True)
@@ -158,16 +159,11 @@ class Speech:
         if not answer.weights:
             return ""
         weights, answer.weights = answer.weights, []
-        return json.dumps(weights, ensure_ascii=False)
+        return logprobs.joined(weights)
 
-    def _weighed(self, token: int, likely: Likely) -> dict[str, Any]:
-        top = [self._weight(each, weight) for each, weight in likely.tokens]
-        return {**self._weight(token, likely.chosen), "top_logprobs": top}
-
-    def _weight(self, token: int, weight: float) -> dict[str, Any]:
-        said = self._engine.token_bytes(token)
-        # A weight of minus infinity has no place in JSON.
-        return {"token": said.decode(errors="replace"), "logprob": max(weight, LEAST), "bytes": list(said)}
+    def _weighed(self, token: int, likely: Likely) -> str:
+        top = [(self._begun(each), weight) for each, weight in likely.tokens]
+        return logprobs.chosen(self._begun(token), likely.chosen, top)
 
     def _done(self, answer: Answer, reason: str) -> Done:
         row, ended_ns = answer.row, self._now_ns()

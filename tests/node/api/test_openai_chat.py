@@ -10,10 +10,11 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from node.api.openai_chat import ChatWriter
 from node.api.openai_completions import CompletionWriter
 from node.api.openai_parts import new_ids
-from node.models.requests import Call, ChosenToken, Ending, GenerateRequest, LikelyToken, Piece
+from node.models.requests import Call, Ending, GenerateRequest, Piece
+from protocol.worker import logprobs
 
 STOP = Ending("stop", 10, 9, 0, 0, 0, 0, cached_tokens=4)
-TOKEN = ChosenToken("Hi", -0.5, (72, 105), (LikelyToken("Ho", -1.5, (72, 111)),))
+TOKEN = logprobs.chosen(logprobs.begin(b"Hi"), -0.5, [(logprobs.begin(b"Ho"), -1.5)])
 
 
 class Stream:
@@ -96,13 +97,13 @@ async def test_several_choices_and_one_prompt() -> None:
 
 async def test_log_probabilities_streamed_and_whole() -> None:
     writer = chat()
-    found = await chunks(writer, (Piece("Hi", logprobs=(TOKEN,)), Piece(ending=STOP)))
+    found = await chunks(writer, (Piece("Hi", logprobs_json=logprobs.joined([TOKEN])), Piece(ending=STOP)))
     (streamed,) = [chunk.choices[0].logprobs for chunk in found if chunk.choices[0].logprobs]
     whole = ChatCompletion.model_validate(writer.whole()).choices[0].logprobs
-    for logprobs in (streamed, whole):
-        assert logprobs is not None
-        assert logprobs.content is not None
-        (token,) = logprobs.content
+    for told_of in (streamed, whole):
+        assert told_of is not None
+        assert told_of.content is not None
+        (token,) = told_of.content
         assert (token.token, token.logprob, token.bytes, token.top_logprobs[0].token) == ("Hi", -0.5, [72, 105], "Ho")
 
 
@@ -112,7 +113,9 @@ async def test_completions_streamed_and_whole() -> None:
     writer = CompletionWriter("demo", 1000, ids, questions, prompts=2, echo=True, with_usage=True)
     stream = Stream()
     await writer.stream(0, told(Piece(" upon"), Piece(ending=STOP)), stream.emit)
-    await writer.stream(1, told(Piece(" Hi", logprobs=(TOKEN, TOKEN)), Piece(ending=STOP)), stream.emit)
+    await writer.stream(
+        1, told(Piece(" Hi", logprobs_json=logprobs.joined([TOKEN, TOKEN])), Piece(ending=STOP)), stream.emit
+    )
     await stream.emit(writer.usage_chunk())
     found = [Completion.construct(**event) for event in stream.events()]  # chunks have no reason yet, as its own
     said = [chunk.choices[0] for chunk in found[:-1]]
@@ -121,7 +124,7 @@ async def test_completions_streamed_and_whole() -> None:
     assert found[-1].usage is not None
     assert (found[-1].usage.prompt_tokens, found[-1].usage.completion_tokens) == (20, 18)
     whole = CompletionWriter("demo", 1000, ids, questions[:1], prompts=1, echo=False, with_usage=False)
-    await whole.hear(0, told(Piece("HiHi", logprobs=(TOKEN, TOKEN)), Piece(ending=STOP)))
+    await whole.hear(0, told(Piece("HiHi", logprobs_json=logprobs.joined([TOKEN, TOKEN])), Piece(ending=STOP)))
     (choice,) = Completion.model_validate(whole.whole()).choices
     assert choice.text == "HiHi"
     assert choice.logprobs is not None

@@ -15,7 +15,8 @@ from node.api.responses_request import resource_of
 from node.api.responses_schemas import ResponseBody
 from node.api.responses_tools import read_tools
 from node.api.responses_writer import ResponseWriter
-from node.models.requests import Call, ChosenToken, Ending, LikelyToken, Piece
+from node.models.requests import Call, Ending, Piece
+from protocol.worker import logprobs
 
 STOP = Ending("stop", 10, 9, 0, 0, 0, 0, cached_tokens=4)
 WEATHER = {"type": "function", "name": "get_weather", "parameters": {"type": "object"}}
@@ -163,8 +164,8 @@ def test_an_answer_without_a_word_has_no_items() -> None:
 
 
 def test_log_probabilities() -> None:
-    token = ChosenToken("Hi", -0.5, (72, 105), (LikelyToken("Ho", -1.5, (72, 111)),))
-    found = told(writer(top_logprobs=1), Piece("Hi", logprobs=(token,)), Piece(ending=STOP))
+    token = logprobs.chosen(logprobs.begin(b"Hi"), -0.5, [(logprobs.begin(b"Ho"), -1.5)])
+    found = told(writer(top_logprobs=1), Piece("Hi", logprobs_json=logprobs.joined([token])), Piece(ending=STOP))
     (delta,) = [event for event in found if event["type"] == "response.output_text.delta"]
     (said,) = delta["logprobs"]
     assert (said["token"], said["logprob"], said["bytes"]) == ("Hi", -0.5, [72, 105])

@@ -152,10 +152,24 @@ def test_rms_norm_is_that_of_mlx(axes: tuple[int, ...], scale: float) -> None:
     assert_close(rms_norm(given, weight, 1e-6), theirs, 1e-5)
 
 
+@pytest.mark.parametrize("axes", [(8, 2048), (1, 50_000), (3, 5)])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+@pytest.mark.parametrize("keepdims", [True, False])
+def test_logarithms_of_sums_are_those_of_mlx(axes: tuple[int, ...], scale: float, keepdims: bool) -> None:
+    import mlx.core as mx
+
+    from node.models.engine.cpu_math import as_mlx_does, logsumexp
+
+    given = numbers(*axes, scale=scale)
+    with as_mlx_does():
+        theirs = mx.logsumexp(given, axis=-1, keepdims=keepdims)
+    assert_close(logsumexp(given, axis=-1, keepdims=keepdims), theirs, 2e-5)
+
+
 def test_half_precision_and_sinks_stay_with_mlx() -> None:
     import mlx.core as mx
 
-    from node.models.engine.cpu_math import as_mlx_does, attention, rms_norm, sigmoid
+    from node.models.engine.cpu_math import as_mlx_does, attention, logsumexp, rms_norm, sigmoid
 
     queries, keys = numbers(1, 8, 1, 64), numbers(1, 8, 600, 64, seed=1)
     sinks = numbers(8, seed=2)
@@ -164,9 +178,11 @@ def test_half_precision_and_sinks_stay_with_mlx() -> None:
         wanted = mx.fast.scaled_dot_product_attention(queries, keys, keys, scale=1.0, mask=None, sinks=sinks)
         wanted_half = mx.sigmoid(half)
         wanted_norm = mx.fast.rms_norm(half, None, 1e-6)
+        wanted_sum = mx.logsumexp(half, axis=-1)
     assert mx.array_equal(attention(queries, keys, keys, scale=1.0, sinks=sinks), wanted)
     assert mx.array_equal(sigmoid(half), wanted_half)
     assert mx.array_equal(rms_norm(half, None, 1e-6), wanted_norm)
+    assert mx.array_equal(logsumexp(half, axis=-1), wanted_sum)
 
 
 def test_a_model_uses_them_and_answers_alike() -> None:

@@ -76,6 +76,23 @@ def test_draws_fall_on_what_the_options_leave_in_their_shares(narrow: dict[str, 
     assert np.abs(seen - wanted).max() < 5 * np.sqrt(0.25 / len(draws))
 
 
+@pytest.mark.parametrize("top_p", [0.0, 0.003, 0.02, 0.07, 0.2, 0.5, 0.8, 0.9, 0.95, 0.999])
+@pytest.mark.parametrize("spread", [0.05, 3.0])
+def test_the_share_of_chances_is_kept_however_they_lie(top_p: float, spread: float) -> None:
+    logits = logits_of(7, 3001) * np.float32(spread)
+    wish = Sampling(temperature=1.0, top_k=0, top_p=top_p)
+    left = np.array(sorted(allowed(logits, wish)))
+    wishes = [Sampling(temperature=1.0, top_k=0, top_p=top_p, seed=seed) for seed in range(50)]
+    draws = chosen(logits, wishes, range(60)).ravel()
+    # Rounding may move the border by one token of many.
+    assert np.isin(draws, left).mean() > 0.999
+    # Of ten parts of what is left, likeliest first, each has its share: so none is drawn too often, or never.
+    order = left[np.argsort(-logits[left])]
+    for part in np.array_split(order, min(10, len(order))):
+        wanted = shares(logits[left], 1.0)[np.isin(left, part)].sum()
+        assert abs(np.isin(draws, part).mean() - wanted) < 5 * np.sqrt(0.25 / len(draws))
+
+
 def test_rows_with_different_options_each_get_their_own() -> None:
     logits = logits_of(2)
     wishes = [
@@ -84,6 +101,9 @@ def test_rows_with_different_options_each_get_their_own() -> None:
         Sampling(temperature=2.0, top_k=0, top_p=0.6, seed=2),
         Sampling(temperature=2.0, top_k=9, top_p=1.0, min_p=0.3, seed=3),
         Sampling(temperature=2.0, top_k=0, top_p=1.0, seed=4),
+        Sampling(temperature=2.0, top_k=0, top_p=0.95, seed=5),
+        Sampling(temperature=2.0, top_k=5, top_p=0.9, seed=6),
+        Sampling(temperature=2.0, top_k=5, top_p=0.3, min_p=0.05, seed=7),
     ]
     together = chosen(logits, wishes, range(60))
     for number, wish in enumerate(wishes):
@@ -142,7 +162,7 @@ def test_penalties_are_those_of_plain_arithmetic() -> None:
 def test_numbers_are_even_and_a_seeds_own() -> None:
     from node.models.engine.sampling import uniform
 
-    numbers = np.array([[uniform(seed, place) for place in range(200)] for seed in (*range(100), 2**64 - 1)])
+    numbers = np.array([[uniform(seed, place)[0] for place in range(200)] for seed in (*range(100), 2**64 - 1)])
     assert numbers.min() >= 0
     assert numbers.max() < 1
     shares_of_tenths = np.histogram(numbers, bins=10, range=(0, 1))[0] / numbers.size
@@ -151,4 +171,5 @@ def test_numbers_are_even_and_a_seeds_own() -> None:
     assert len({round(float(number), 9) for number in numbers.ravel()}) > 0.98 * numbers.size
     assert [uniform(7, place) for place in range(3)] == [uniform(7, place) for place in range(3)]
     # Of specs/0015: whoever changes these changes every seeded answer.
-    assert [round(uniform(42, place) * 2**23) for place in range(3)] == [5000607, 1345242, 1395845]
+    assert [round(uniform(42, place)[0] * 2**23) for place in range(3)] == [5000607, 1345242, 1395845]
+    assert uniform(42, 1, 7)[:5] == uniform(42, 1, 5)
