@@ -1,5 +1,6 @@
 """The house stays visible: short files, a known top level, and no finding ignored without its reason."""
 
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -48,3 +49,14 @@ def test_a_wide_except_says_why_and_nothing_sleeps() -> None:
         assert not re.search(r"except\s*:", text), path
         assert not re.search(r"except Exception( as \w+)?:\s*$", text, re.MULTILINE), path
         assert "time.sleep(" not in text, path
+
+
+def test_what_is_raised_out_of_a_group_is_raised_by_itself() -> None:
+    """Before Python 3.11.4 whatever an `except*` raises comes in a group again, and a person reads "(1 sub-exception)".
+
+    Debian's Python is such a one; this test, unlike one that runs into it, fails on every Python.
+    """
+    for path in _sources():
+        starred = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.TryStar)]
+        raising = [node.lineno for node in starred for part in ast.walk(node) if isinstance(part, ast.Raise)]
+        assert not raising, f"{path}:{raising} raises out of except*"
