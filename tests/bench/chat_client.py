@@ -16,6 +16,8 @@ PATIENCE_S: Final = 600.0
 RECEIVE_BYTES: Final = 65_536
 LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
 _FIRST_WORDS: Final = re.compile(rb'"(content|reasoning)": ?"[^"]')
+NO_END: Final = {"2": -100.0}
+"""A bias that keeps the demo model, and those made after it, from ending an answer."""
 Body = dict[str, Any]
 
 

@@ -19,7 +19,7 @@ from node.models.blas import preload_blas
 from node.models.process import worker_environment
 from node.models.worker import SWITCH_S
 from protocol.worker.messages import Done, Failed, FromWorker, Generate, Load, Sampling, Text
-from tests.bench.chat_client import token_s
+from tests.bench.chat_client import NO_END, token_s
 
 LIKE_A_WORKER = ("MLX_DISABLE_COMPILE", "OPENBLAS_THREAD_TIMEOUT")
 
@@ -88,7 +88,7 @@ def _question(number: int, text: str, most_tokens: int) -> Generate:
         num_ctx=1 << 16,
         num_predict=most_tokens,
         stop=(),
-        sampling=Sampling(temperature=0.0),
+        sampling=Sampling(temperature=0.0, logit_bias=tuple((int(token), bias) for token, bias in NO_END.items())),
     )
 
 

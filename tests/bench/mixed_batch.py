@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.bench.chat_client import Body, ask_at_once, question, together
+from tests.bench.chat_client import NO_END, Body, ask_at_once, question, together
 from tests.bench.random_model import write_tensors
 from tests.bench.run import Run
-from tests.bench.serving import MODELS, NO_END, Pair, api_address, middle, serve, story
+from tests.bench.serving import MODELS, Pair, api_address, middle, serve, story
 from tests.bench.table import Row
 
 STREAMS = 8

@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from node.cli.demo_node import DemoNode
 from node.models.demo import demo_directory
-from tests.bench.chat_client import Body, Streamed, ask, ask_at_once, question, together
+from tests.bench.chat_client import NO_END, Body, Streamed, ask, ask_at_once, question, together
 from tests.bench.generation import QUESTIONS
 from tests.bench.mlx_server import Server, mlx_server
 from tests.bench.random_model import LARGE, SMALL, copy_description, write_model
@@ -29,8 +29,6 @@ BESIDE = "mlx_lm server"
 STREAMS = (4, 8, 16)
 LONG_TOKENS = 2_000
 PREFIX_TOKENS = 700
-NO_END = {"2": -100}
-"""A bias that keeps the demo model, and those made after it, from ending an answer."""
 WORD_TOKENS = 6
 """Of `the number 123, `, about: it only has to reach the length, and both servers get the same text."""
 
