@@ -1,7 +1,7 @@
 """Answers that are cancelled the moment the client leaves, whether they stream or come whole."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import trio
 from starlette.responses import JSONResponse, Response
@@ -13,6 +13,13 @@ from node.errors import NodeError
 from protocol.errors import ProtocolError
 from store.errors import StoreError
 
+SEND_CHUNK: Final = "tilenode.send_chunk"
+"""The ASGI extension of a connection of HTTP/1.1 on which a stream sends its pieces itself, all but the first.
+
+Its function takes a piece that is not empty, makes a chunk of it and sends that. Between the app and the connection lie
+ten functions, each of which does something only as an answer begins or ends, and the words of an answer come by the
+hundred in a second.
+"""
 NAMED_ERRORS = (NodeError, StoreError, ProtocolError, IdentityError)
 
 Emit = Callable[[bytes], Awaitable[None]]
@@ -38,9 +45,13 @@ class Streamed(Response):
 
     async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
+        send_chunk: Emit | None = scope.get("extensions", {}).get(SEND_CHUNK)
 
         async def emit(piece: bytes) -> None:
             nonlocal started
+            if started and send_chunk is not None and piece:
+                await send_chunk(piece)
+                return
             if not started:
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 started = True

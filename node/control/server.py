@@ -14,9 +14,10 @@ from hypercorn.config import Config as HypercornConfig
 from hypercorn.events import Event, RawData, Updated
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState, LifespanState
+from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
 from hypercorn.utils import wrap_app
 
+from node.api.streams import SEND_CHUNK
 from node.config import Home, make_private_directory
 from node.control.exchange import Exchange
 from node.errors import HomeUnusable, PortInUse
@@ -154,9 +155,25 @@ async def _turn_away(stream: trio.SocketStream) -> None:
 
 
 class _Connection(TCPServer):
-    """One connection, which is put away as soon as its client has gone."""
+    """One connection, which is put away as soon as its client has gone.
+
+    It offers `SEND_CHUNK` to those who answer on it.
+    """
 
     _left = False
+
+    def __init__(self, app: AppWrapper, *rest: Any) -> None:
+        async def answer(scope: Any, receive: Any, send: Any, sync_spawn: Any, call_soon: Any) -> None:
+            if scope["type"] == "http" and scope["http_version"] == "1.1" and scope["method"] != "HEAD":
+                scope["extensions"][SEND_CHUNK] = self._send_chunk
+            await app(scope, receive, send, sync_spawn, call_soon)
+
+        super().__init__(answer, *rest)
+
+    async def _send_chunk(self, piece: bytes) -> None:
+        chunk = b"%x\r\n%b\r\n" % (len(piece), piece)
+        if left := chunk[self._write(chunk) :]:
+            await super().protocol_send(RawData(left))
 
     async def protocol_send(self, event: Event) -> None:
         """Do what the protocol asks; a connection without a client is not kept for its next request."""

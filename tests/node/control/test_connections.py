@@ -3,14 +3,15 @@
 import json
 from contextlib import AsyncExitStack, suppress
 
+import h11
 import psutil
 import pytest
 import trio
 import trio.testing
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from node.api.streams import until_left
+from node.api.streams import Emit, Streamed, until_left
 from node.control import exchange, server
 from node.control.server import bind_api_socket, serve_http
 
@@ -79,6 +80,44 @@ async def test_pieces_arrive_whole_and_in_order_however_slowly_they_are_taken() 
                     await trio.lowlevel.checkpoint()
         assert bytes(said).partition(b"\r\n\r\n")[2] == b"".join(pieces)
         stop.set()
+
+
+@pytest.mark.parametrize(("version", "chunked"), [("1.1", True), ("1.0", False)])
+async def test_a_stream_arrives_whole_and_in_order_however_slowly_it_is_taken(version: str, chunked: bool) -> None:
+    stop, errors = trio.Event(), list[Exception]()
+    pieces = [bytes([number % 251]) * (number * 7 % 20_000) for number in range(600)]
+
+    async def produce(emit: Emit) -> None:
+        for piece in pieces:
+            await emit(piece)
+
+    def word_error(error: Exception) -> Response:
+        errors.append(error)
+        return JSONResponse({})
+
+    async with trio.open_nursery() as nursery:
+        listener = bind_api_socket("127.0.0.1", 0, or_any_port=False)
+        told = Streamed(produce, "text/plain", word_error, lambda error: error)
+        await nursery.start(serve_http, told, listener, 1.0, stop)
+        async with await trio.open_tcp_stream("127.0.0.1", listener.getsockname()[1]) as stream:
+            # One that did not end as HTTP wants would spoil the second.
+            for _ in range(2 if chunked else 1):
+                client = h11.Connection(h11.CLIENT)
+                await stream.send_all(f"GET / HTTP/{version}\r\nhost: here\r\n\r\n".encode())
+                client.send(h11.Request(method="GET", target="/", headers=[("host", "here")]))
+                client.send(h11.EndOfMessage())
+                said = bytearray()
+                with trio.fail_after(30):
+                    while not isinstance(event := client.next_event(), h11.EndOfMessage):
+                        if event is h11.NEED_DATA:
+                            client.receive_data(await stream.receive_some(10_000))
+                        elif isinstance(event, h11.Data):
+                            said += event.data
+                        elif isinstance(event, h11.Response):
+                            assert ((b"transfer-encoding", b"chunked") in event.headers) is chunked
+                assert said == b"".join(pieces)
+        stop.set()
+    assert not errors
 
 
 # What begins a connection of HTTP/2 is not followed by what its library expects.
