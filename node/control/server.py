@@ -171,9 +171,7 @@ class _Connection(TCPServer):
         super().__init__(answer, *rest)
 
     async def _send_chunk(self, piece: bytes) -> None:
-        chunk = b"%x\r\n%b\r\n" % (len(piece), piece)
-        if left := chunk[self._write(chunk) :]:
-            await super().protocol_send(RawData(left))
+        await self.protocol_send(RawData(b"%x\r\n%b\r\n" % (len(piece), piece)))
 
     async def protocol_send(self, event: Event) -> None:
         """Do what the protocol asks; a connection without a client is not kept for its next request."""
