@@ -14,9 +14,19 @@ from typing import Final
 from node.models.errors import WorkerNotStarted
 
 BURIAL_PATIENCE_S: Final = 10.0
-# The threads of OpenBLAS wait busily for so many cycles, as a power of two. Its own 26 (some 20 ms) takes a core from
-# the node while it reads the next requests; a third of a millisecond still bridges the gaps between two products.
-BLAS_WAIT: Final = "20"
+MLX_SETTINGS: Final[Mapping[str, str]] = (
+    {
+        # MLX would call a C++ compiler at the first token: half a second for no gain on a CPU.
+        "MLX_DISABLE_COMPILE": "1",
+        # The threads of OpenBLAS wait busily for so many cycles, as a power of two. Its own 26 (some 20 ms) takes a
+        # core from the node while it reads the next requests; a third of a millisecond still bridges the gaps between
+        # two products.
+        "OPENBLAS_THREAD_TIMEOUT": "20",
+    }
+    if sys.platform == "linux"
+    else {}
+)
+"""What MLX, and what is below it, is told in the environment; it must be there when the process starts."""
 
 
 @dataclass(eq=False)
@@ -95,6 +105,5 @@ def worker_environment(scratch: Path) -> Mapping[str, str]:
         "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
         "LANG": "C.UTF-8",
-        # On Linux MLX would call a C++ compiler at the first token: half a second for no gain on a CPU.
-        **({"MLX_DISABLE_COMPILE": "1", "OPENBLAS_THREAD_TIMEOUT": BLAS_WAIT} if sys.platform == "linux" else {}),
+        **MLX_SETTINGS,
     }

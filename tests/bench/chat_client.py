@@ -13,7 +13,7 @@ from typing import Any, Final
 from tests.bench.run import CannotMeasure
 
 PATIENCE_S: Final = 600.0
-RECEIVE_BYTES: Final = 65_536
+RECEIVE_BYTES: Final = 1 << 20
 LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
 _FIRST_WORDS: Final = re.compile(rb'"(content|reasoning)": ?"[^"]')
 NO_END: Final = {"2": -100.0}
@@ -23,10 +23,11 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class Streamed:
-    """One answer; seconds are those of one clock, `times_s` when each piece of text came."""
+    """One answer; seconds are those of one clock, `times_s` when each piece of text came, `lengths` its characters."""
 
     asked_s: float
     times_s: tuple[float, ...]
+    lengths: tuple[int, ...]
     ended_s: float
     prompt_tokens: int
     tokens: int
@@ -36,6 +37,11 @@ class Streamed:
     def first_s(self) -> float:
         """Seconds from the question to the first piece."""
         return self.times_s[0] - self.asked_s
+
+    @property
+    def timed(self) -> "Timed":
+        """What `token_s` measures."""
+        return Timed(self.ended_s, self.tokens, tuple(zip(self.times_s, self.lengths, strict=True)))
 
     @property
     def rate(self) -> float:
@@ -65,21 +71,41 @@ def ask(address: str, body: Body) -> Streamed:
     return ask_at_once(address, [body])[0]
 
 
-def ask_at_once(address: str, bodies: Sequence[Body], begun: Callable[[], None] = lambda: None) -> list[Streamed]:
-    """Stream the answers to all `bodies` at the same time; `begun` is called at each first piece. Raises as `ask`."""
+def ask_at_once(
+    address: str, bodies: Sequence[Body], begun: Callable[[], None] = lambda: None, *, asleep: bool = False
+) -> list[Streamed]:
+    """Stream the answers to all `bodies` at the same time; `begun` is called at each first piece. Raises as `ask`.
+
+    With `asleep` nothing is received from when all have begun until one ends, so that the client takes no core from
+    the server meanwhile; the pieces in between have that end as their time.
+    """
     # Connected one after the other: mlx_lm.server lets only five wait to be accepted.
     answers = [_Answer(address, body) for body in bodies]
+    buffer = bytearray(RECEIVE_BYTES)
     with selectors.DefaultSelector() as selector:
         for answer in answers:
             answer.send()
             selector.register(answer.connection, selectors.EVENT_READ, answer)
-        while selector.get_map():
-            for key, _ in selector.select():
-                answer = key.data
-                if not answer.receive(begun):
+        while running := [key.data for key in selector.get_map().values()]:
+            if asleep and all(answer.has_begun for answer in running):
+                asleep = False
+                _sleep_until_one_ends(selector, running)
+            ready = [key.data for key, _ in selector.select()]
+            now_s = time.perf_counter()
+            for answer in ready:
+                if not answer.receive(buffer, now_s, begun):
                     selector.unregister(answer.connection)
                     answer.connection.close()
     return [answer.streamed() for answer in answers]
+
+
+def _sleep_until_one_ends(selector: selectors.BaseSelector, answers: Sequence["_Answer"]) -> None:
+    """Wait for the end of a connection; all that came until then is ready to be received afterwards."""
+    for answer in answers:
+        answer.ready_from(RECEIVE_BYTES)
+    selector.select()
+    for answer in answers:
+        answer.ready_from(1)
 
 
 class _Answer:
@@ -91,27 +117,32 @@ class _Answer:
         self.connection = socket.create_connection((host, int(port)), PATIENCE_S)
         content = json.dumps(body).encode()
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n"
+        head += "Connection: close\r\n"  # its end can be waited for
         self._request = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
         self._data = bytearray()
         # After each piece that was received: how many bytes there were then, and the time.
         self._received: list[tuple[int, float]] = []
         self._asked_s = 0.0
-        self._has_begun = False
+        self.has_begun = False
 
     def send(self) -> None:
         """Ask."""
         self._asked_s = time.perf_counter()
         self.connection.sendall(self._request)
 
-    def receive(self, begun: Callable[[], None]) -> bool:
-        """Take what is there; return whether more may come."""
-        data = self.connection.recv(RECEIVE_BYTES)
-        self._data += data
-        self._received.append((len(self._data), time.perf_counter()))
-        if not self._has_begun and _FIRST_WORDS.search(self._data):
-            self._has_begun = True
+    def ready_from(self, count: int) -> None:
+        """Be ready to receive only when there are so many bytes, or the end."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+
+    def receive(self, buffer: bytearray, now_s: float, begun: Callable[[], None]) -> bool:
+        """Take what is there, through `buffer`; return whether more may come."""
+        count = self.connection.recv_into(buffer)
+        self._data += memoryview(buffer)[:count]
+        self._received.append((len(self._data), now_s))
+        if not self.has_begun and _FIRST_WORDS.search(self._data):
+            self.has_begun = True
             begun()
-        return bool(data) and not self._data.endswith(LAST_CHUNK)
+        return bool(count) and not self._data.endswith(LAST_CHUNK)
 
     def streamed(self) -> Streamed:
         """What it was. Raises as `ask`."""
@@ -128,7 +159,8 @@ class _Answer:
         if not times_s or usage is None:
             raise CannotMeasure(f"{self._address}: a stream of {len(times_s)} pieces, its count {usage}")
         tokens, prompt = int(usage["completion_tokens"]), int(usage["prompt_tokens"])
-        return Streamed(self._asked_s, tuple(times_s), self._received[-1][1], prompt, tokens, "".join(texts))
+        lengths = tuple(len(text) for text in texts)
+        return Streamed(self._asked_s, tuple(times_s), lengths, self._received[-1][1], prompt, tokens, "".join(texts))
 
     def _lines(self) -> Iterator[tuple[bytes, float]]:
         """The lines of the body, each with the time at which it was there."""
@@ -167,12 +199,34 @@ def together(answers: Sequence[Streamed]) -> float:
     return sum(answer.tokens for answer in answers) / seconds
 
 
-def token_s(streams: Sequence[tuple[Sequence[float], float, int]]) -> float:
+@dataclass(frozen=True)
+class Timed:
+    """When one stream ended, how many tokens it had, and of each of its pieces the time and the characters."""
+
+    ended_s: float
+    tokens: int
+    pieces: Sequence[tuple[float, int]]
+
+    @property
+    def began_s(self) -> float:
+        """When its first piece came."""
+        return self.pieces[0][0]
+
+    def tokens_between(self, start_s: float, end_s: float) -> float:
+        """How many of its tokens came after `start_s` and no later than `end_s`; pieces may be of several."""
+        came = sum(length for at_s, length in self.pieces if start_s < at_s <= end_s)
+        return self.tokens * came / sum(length for _, length in self.pieces)
+
+
+def token_s(streams: Sequence[Timed]) -> float:
     """Seconds per token of one of several streams, from the last first piece to the first end.
 
-    Of each stream the times of its pieces, its end, and how many tokens it had. What reading the prompts takes is not
-    in it.
+    What reading the prompts takes is not in it. Answers so short that they never ran all at once are measured from the
+    first piece to the last end.
     """
-    began, ended = max(times[0] for times, _, _ in streams), min(ended for _, ended, _ in streams)
-    steps = [tokens * sum(began < at <= ended for at in times) / len(times) for times, _, tokens in streams]
-    return (ended - began) * len(streams) / sum(steps)
+    began_s, ended_s = max(stream.began_s for stream in streams), min(stream.ended_s for stream in streams)
+    tokens = sum(stream.tokens_between(began_s, ended_s) for stream in streams)
+    if not tokens:
+        began_s, ended_s = min(stream.began_s for stream in streams), max(stream.ended_s for stream in streams)
+        tokens = sum(stream.tokens for stream in streams)
+    return (ended_s - began_s) * len(streams) / tokens

@@ -2,37 +2,32 @@
 
     python -m tests.bench.engine_alone MODEL_DIRECTORY MOST_TOKENS
 
-Each line of input is a JSON list of user messages that are answered together, greedily, as text; each is answered with
-one line, seconds per token of one stream (`chat_client.token_s`).
+It is started with a worker's `MLX_SETTINGS` in its environment. Each line of input is a JSON list of user messages that
+are answered together, greedily, as text; each is answered with one line, seconds per token of one stream
+(`chat_client.token_s`).
 """
 
 import json
-import os
 import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 from node.models.blas import preload_blas
-from node.models.process import worker_environment
 from node.models.worker import SWITCH_S
 from protocol.worker.messages import Done, Failed, FromWorker, Generate, Load, Sampling, Text
-from tests.bench.chat_client import NO_END, token_s
-
-LIKE_A_WORKER = ("MLX_DISABLE_COMPILE", "OPENBLAS_THREAD_TIMEOUT")
+from tests.bench.chat_client import NO_END, Timed, token_s
 
 
 class Heard:
-    """What the engine said for one line: when each answer's pieces came, when it ended, and its tokens."""
+    """What the engine said for one line."""
 
     def __init__(self, answers: int) -> None:
         self._answers = answers
         self.all_ended = threading.Event()
-        self.times_s: dict[int, list[float]] = defaultdict(list)
-        self.ended_s: dict[int, float] = {}
-        self.tokens: dict[int, int] = {}
+        self._pieces: dict[int, list[tuple[float, int]]] = defaultdict(list)
+        self._ended: list[Timed] = []
 
     def take(self, messages: Sequence[FromWorker]) -> None:
         """Note the time of what is of interest."""
@@ -40,10 +35,10 @@ class Heard:
         for message in messages:
             match message:
                 case Text(request=number):
-                    self.times_s[number].append(now_s)
+                    self._pieces[number].append((now_s, len(message.text)))
                 case Done(request=number):
-                    self.ended_s[number], self.tokens[number] = now_s, message.eval_tokens
-                    if len(self.ended_s) == self._answers:
+                    self._ended.append(Timed(now_s, message.eval_tokens, self._pieces[number]))
+                    if len(self._ended) == self._answers:
                         self.all_ended.set()
                 case Failed():
                     raise RuntimeError(message.why)
@@ -51,13 +46,11 @@ class Heard:
     @property
     def token_s(self) -> float:
         """Seconds per token of one stream."""
-        return token_s([(self.times_s[number], self.ended_s[number], self.tokens[number]) for number in self.ended_s])
+        return token_s(self._ended)
 
 
 def main(directory: str, most_tokens: int) -> None:
     """Answer line by line until the input ends."""
-    environment = worker_environment(Path(directory))
-    os.environ.update({name: environment[name] for name in LIKE_A_WORKER if name in environment})
     preload_blas()
     sys.setswitchinterval(SWITCH_S)
     from node.models.engine.answer import open_answerer

@@ -4,11 +4,12 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 
+from node.models.process import MLX_SETTINGS
 from tests.bench.chat_client import NO_END, ask_at_once, question, token_s
-from tests.bench.random_model import LARGE, SMALL, write_model
 from tests.bench.run import CannotMeasure, Run, program
-from tests.bench.serving import CONTEXT_TOKENS, PAUSE_S, Pair, api_address, middle, serve, story
+from tests.bench.serving import MODELS, PAUSE_S, Pair, api_address, middle, serve, story
 from tests.bench.table import Row
 
 LIMIT = 1.05
@@ -24,17 +25,15 @@ def measure(run: Run) -> Iterator[Row]:
 
     They take turns; now the one comes first and now the other, so that what the first leaves behind is not one side's.
     """
-    for name, what, size in (("overhead-26", "26 M", SMALL), ("overhead-98", "98 M", LARGE))[
-        : 1 if run.sizes.quick else 2
-    ]:
-        directory = run.scratch / name
-        write_model(directory, size, "F32", CONTEXT_TOKENS)
+    for name, what, make in MODELS[: 1 if run.sizes.quick else None]:
+        directory = run.scratch / f"overhead-{name}"
+        make(directory)
         node = serve(run, name, directory)
         address, tokens = api_address(node), run.sizes.most_tokens
         run.progress(f"the engine alone and over HTTP: {what}")
         pairs: dict[int, list[Pair]] = {streams: [] for streams in STREAMS}
         for _ in range(1 if run.sizes.quick else PROCESSES):
-            with program("tests.bench.engine_alone", str(directory), str(tokens)) as alone:
+            with program("tests.bench.engine_alone", str(directory), str(tokens), settings=MLX_SETTINGS) as alone:
                 for streams, found in pairs.items():
                     texts = [story(place) for place in range(streams)]
                     # The first turn loads the model.
@@ -49,12 +48,15 @@ def _turn(
     alone: "subprocess.Popen[str]", address: str, model: str, texts: list[str], tokens: int, served_first: bool
 ) -> Pair:
     """Seconds of a token over HTTP, and of the engine alone, one after the other."""
-    time.sleep(PAUSE_S)
-    served = _over_http(address, model, texts, tokens) if served_first else None
-    time.sleep(PAUSE_S)
-    bare = _alone(alone, texts)
-    time.sleep(PAUSE_S)
-    return served or _over_http(address, model, texts, tokens), bare
+    sides = {
+        "served": partial(_over_http, address, model, texts, tokens),
+        "bare": partial(_alone, alone, texts),
+    }
+    token_times_s: dict[str, float] = {}
+    for side in sides if served_first else reversed(sides):
+        time.sleep(PAUSE_S)
+        token_times_s[side] = sides[side]()
+    return token_times_s["served"], token_times_s["bare"]
 
 
 def _row(run: Run, figure: str, pairs: list[Pair]) -> Row:
@@ -65,8 +67,9 @@ def _row(run: Run, figure: str, pairs: list[Pair]) -> Row:
 
 
 def _over_http(address: str, model: str, texts: list[str], tokens: int) -> float:
-    answers = ask_at_once(address, [question(model, text, tokens, logit_bias=NO_END) for text in texts])
-    return token_s([(answer.times_s, answer.ended_s, answer.tokens) for answer in answers])
+    # What a client does with the words is its own cost, and the bare engine has none.
+    answers = ask_at_once(address, [question(model, text, tokens, logit_bias=NO_END) for text in texts], asleep=True)
+    return token_s([answer.timed for answer in answers])
 
 
 def _alone(process: "subprocess.Popen[str]", texts: list[str]) -> float:

@@ -1,12 +1,14 @@
 """What every figure of the bench is given: sizes, a scratch directory, progress, and the two nodes."""
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from node.cli.demo_node import CommandFailed, DemoNode
@@ -118,14 +120,20 @@ def _link(first: DemoNode, second: DemoNode) -> None:
 
 
 @contextmanager
-def program(module: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run `python -m module` with pipes; its input ends with the block, and so must it.
+def program(
+    module: str, *arguments: str, settings: Mapping[str, str] = MappingProxyType({})
+) -> Iterator["subprocess.Popen[str]"]:
+    """Run `python -m module` with pipes, and with `settings` in its environment.
+
+    Its input ends with the block, and so must it.
 
     Raises:
         CannotMeasure: it failed.
     """
     command = [sys.executable, "-m", module, *arguments]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **settings}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             yield process
         finally:

@@ -14,6 +14,7 @@ from tests.bench import idle, transparency_log
 from tests.bench.__main__ import FIGURES, machine, main, measure_all
 from tests.bench.change_model import Shape, base_tensors, changes, write_file
 from tests.bench.change_table import BARS
+from tests.bench.chat_client import Timed, token_s
 from tests.bench.random_model import write_filler, write_model
 from tests.bench.run import CannotMeasure, Run, Sizes, output_of, program
 from tests.bench.table import Better, Row, Unmeasured, format_json, format_number, format_table
@@ -154,6 +155,12 @@ def test_a_reference_that_fails_is_named() -> None:
 
 def test_the_machine_is_described() -> None:
     assert {"system", "cores", "load", "python", "mlx", "libp2p"} <= machine().keys()
+
+
+def test_a_token_of_streams_is_timed_while_all_of_them_run() -> None:
+    first = Timed(4.0, 4, [(1.0, 3), (2.0, 3), (3.0, 3), (4.0, 3)])
+    assert token_s([first, Timed(5.0, 4, [(2.0, 5), (4.0, 10), (5.0, 5)])]) == 1.0
+    assert token_s([first, Timed(9.0, 4, [(5.0, 1), (6.5, 1)])]) == (9.0 - 1.0) * 2 / 8
 
 
 @pytest.mark.model
