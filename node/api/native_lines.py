@@ -1,7 +1,7 @@
 """The answers of the native API as they are written: a line for each piece, or one object at the end.
 
-A stream has a line per token, sixteen streams have sixteen at once: what never changes in a line is put together once,
-and only the new words are turned into JSON.
+A stream has many lines a second, sixteen streams sixteen times as many: what never changes in a line is put together
+once, and only the new words are turned into JSON.
 """
 
 import json

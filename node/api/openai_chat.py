@@ -1,6 +1,6 @@
 """Chat completions as they are written: chunks of a stream, or one object at the end.
 
-A stream has a chunk per token, and sixteen streams have sixteen at once: what never changes in a chunk is put together
+A stream has many chunks a second, sixteen streams have sixteen at once: what never changes in a chunk is put together
 once, and only the new words are turned into JSON.
 """
 

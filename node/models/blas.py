@@ -5,6 +5,7 @@ import sys
 
 LIBRARIES = ("libopenblas.so.0", "libblis.so.4")
 """Tried in this order; Debian has the first in libopenblas0-pthread."""
+_SET_THREADS = {LIBRARIES[0]: "openblas_set_num_threads", LIBRARIES[1]: "bli_thread_set_num_threads"}
 
 
 def preload_blas() -> str | None:
@@ -22,3 +23,15 @@ def preload_blas() -> str | None:
             continue
         return name
     return None
+
+
+def use_one_thread() -> None:
+    """Have the BLAS that `preload_blas` loads compute each product on the thread that asks for it, from now on.
+
+    Where products are short, waking a second thread costs what it saves, and while it waits for the next product it
+    keeps a core from everybody else. Nothing changes where no such library is loaded.
+    """
+    if (name := preload_blas()) is not None:
+        set_threads = getattr(ctypes.CDLL(name), _SET_THREADS[name], None)
+        if set_threads is not None:
+            set_threads(1)

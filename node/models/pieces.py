@@ -21,6 +21,7 @@ from node.models.requests import Call, Ending, Piece
 from node.models.supervisor import Worker
 from protocol.worker import logprobs
 from protocol.worker.messages import Done, Failed, Progress, Text, ToolCall
+from protocol.worker.words import joined
 
 
 @dataclass(frozen=True)
@@ -74,21 +75,17 @@ async def done_of(asked: Asked, model: ServedModel) -> Done:
 
 
 def _joined(answers: Sequence[Answer]) -> Iterator[Answer]:
-    """Yield the answers with neighbouring words of one kind put together."""
+    """Yield the answers with neighbouring words put together."""
     last: Text | None = None
     for answer in answers:
-        if not isinstance(answer, Text) or answer.logprobs_json:
-            if last is not None:
-                yield last
+        both = joined(last, answer) if last is not None and isinstance(answer, Text) else None
+        if last is not None and both is None:
+            yield last
+        if isinstance(answer, Text):
+            last = both or answer
+        else:
             last = None
             yield answer
-        elif last is None:
-            last = answer
-        elif last.thinking == answer.thinking:
-            last = Text(answer.request, last.text + answer.text, answer.thinking, answer.tokens)
-        else:
-            yield last
-            last = answer
     if last is not None:
         yield last
 

@@ -53,6 +53,11 @@ def joined(objects: Iterable[str]) -> str:
     return f"[{','.join(objects)}]"
 
 
+def concatenated(first_json: str, second_json: str) -> str:
+    """Return the list of the tokens of two lists that `joined` gave."""
+    return f"{first_json[:-1]},{second_json[1:]}"
+
+
 def is_well_formed(logprobs_json: str) -> bool:
     """Return whether the text has the form that `joined` gives, to the byte: it is JSON, and one line."""
     return _FORM.fullmatch(logprobs_json) is not None

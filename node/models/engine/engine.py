@@ -19,6 +19,7 @@ import psutil
 from mlx.utils import tree_flatten
 from mlx_lm import utils
 
+from node.models.blas import use_one_thread
 from node.models.engine.caches import make_row_caches
 from node.models.engine.config_file import context_tokens, one_line, read_config
 from node.models.engine.cpu_math import speed_up_cpu
@@ -35,6 +36,8 @@ from protocol.worker.messages import MAX_NAME_BYTES
 _mlx_lm: Final[Any] = utils
 # Of the memory that is free, what float32 weights may take; the rest is for the cache and everybody else.
 FLOAT32_SHARE: Final = 0.6
+# Up to so many bytes of weights, one thread is as fast as several: a product then takes some 30 microseconds.
+ONE_THREAD_BYTES: Final = 16 * 1024 * 1024
 # Counts the changes of what `cpu_math` computes: what was read before such a change is not what would be read now.
 ARITHMETIC: Final = 2
 
@@ -73,6 +76,8 @@ class Engine:
             model, config = _mlx_lm.load_model(directory, lazy=True, strict=True, trust_remote_code=False)
             model = _in_fast_type(model)
             mx.eval(model.parameters())
+            if mx.get_active_memory() <= ONE_THREAD_BYTES:
+                use_one_thread()
             tokenizer = _mlx_lm.load_tokenizer(
                 directory, {"trust_remote_code": False}, eos_token_ids=config.get("eos_token_id")
             )

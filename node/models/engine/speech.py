@@ -1,7 +1,7 @@
 """From chosen tokens to messages: the text of the answers, on a thread of its own.
 
 While MLX computes the next step, this thread makes text of the last one: pieces of characters become characters, stop
-strings end answers, thinking and tool calls are cut out. All messages of one step leave together.
+strings end answers, thinking and tool calls are cut out. All messages of one step go to the outbox together.
 """
 
 import queue
@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from node.models.engine.engine import Engine
 from node.models.engine.forms import Called, Form, Said
+from node.models.engine.outbox import Outbox
 from node.models.engine.rows import Chosen, Likely, Row
 from node.models.engine.text_stream import StopStrings
 from protocol.worker import logprobs
@@ -45,7 +46,7 @@ class Speech:
 
     def __init__(self, engine: Engine, send: Send, now_ns: Callable[[], int]) -> None:
         self._engine = engine
-        self._send = send
+        self._outbox = Outbox(send, now_ns)
         self._now_ns = now_ns
         # Every step weighs the same few tokens again: their words as JSON are made once.
         self._begun = lru_cache(KNOWN_TOKENS)(lambda token: logprobs.begin(engine.token_bytes(token)))
@@ -82,13 +83,19 @@ class Speech:
         self._thread.join()
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            messages = job()
+        goes_on = True
+        while goes_on:
+            try:
+                jobs = [self._jobs.get(timeout=self._outbox.patience_s())]
+            except queue.Empty:
+                self._outbox.send_waiting()
+                continue
             # What became ready meanwhile leaves together with it.
-            while not self._jobs.empty() and (more := self._jobs.get()) is not None:
-                messages += more()
-            if messages:
-                self._send(messages)
+            while not self._jobs.empty():
+                jobs.append(self._jobs.get())
+            self._outbox.put([message for job in jobs if job is not None for message in job()])
+            goes_on = None not in jobs
+        self._outbox.send_waiting()
 
     def _say(self, tokens: Sequence[Chosen], now_ns: int) -> list[FromWorker]:
         messages: list[FromWorker] = []

@@ -15,10 +15,10 @@ async def test_log_probabilities_of_another_form_fail_the_answer_and_are_not_pas
     right = logprobs.joined([logprobs.chosen(logprobs.begin(b"Hi"), -0.5, [])])
     answers, nobody = Answers(), object()
     answers.put(Text(1, "Hi", False, 1, right))
-    answers.put(Text(1, "Ho", False, 2, right + '\n\ndata: {"forged": true}'))
     worker: Any = nobody
     pieces = pieces_of(answers, worker, "demo", lambda done: pytest.fail("it does not end"))
     assert (await anext(pieces)).logprobs_json == right
+    answers.put(Text(1, "Ho", False, 2, right + '\n\ndata: {"forged": true}'))
     with pytest.raises(AnswerFailed, match="log-probabilities"):
         await anext(pieces)
     await pieces.aclose()
