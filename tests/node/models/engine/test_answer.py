@@ -189,6 +189,21 @@ def test_words_that_wait_leave_before_the_end(open_one: Callable[..., Opened]) -
     assert len(said) > len("Hello!")
 
 
+def test_speech_that_is_closed_while_it_works_ends(open_one: Callable[..., Opened]) -> None:
+    answerer, _ = open_one()
+    closed = threading.Event()
+
+    def work() -> list[FromWorker]:
+        closed.wait(30)
+        return []
+
+    for job in (work, None):
+        answerer._speech._jobs.put(job)
+    closed.set()
+    answerer._speech._thread.join(10)
+    assert not answerer._speech._thread.is_alive()
+
+
 def test_an_answer_ends_with_its_length(open_one: Callable[..., Opened]) -> None:
     answerer, sent = open_one()
     answerer.take(chat(1, "Tell me a story about a fox.", num_predict=7))
